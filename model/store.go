@@ -1,0 +1,229 @@
+package model
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+)
+
+// Store holds the newest snapshot and tells its watchers what changed. Sources
+// write to it, parts watch it.
+type Store struct {
+	snapshot atomic.Pointer[Snapshot]
+
+	mu       sync.Mutex // serialises updates; guards watchers
+	watchers map[*Watcher]struct{}
+}
+
+// NewStore returns a store that holds nothing.
+func NewStore() *Store {
+	s := &Store{watchers: map[*Watcher]struct{}{}}
+	s.snapshot.Store(Empty())
+	return s
+}
+
+// Snapshot returns the newest snapshot.
+func (s *Store) Snapshot() *Snapshot { return s.snapshot.Load() }
+
+// Update runs fn on a transaction and makes what it wrote the newest snapshot,
+// all at once. fn must not keep the transaction.
+func (s *Store) Update(fn func(*Txn)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.snapshot.Load()
+	tx := &Txn{old: old, synced: old.synced, changed: map[Key]struct{}{}}
+	fn(tx)
+	if len(tx.changed) == 0 && tx.synced == old.synced {
+		return
+	}
+	next := tx.commit()
+	s.snapshot.Store(next)
+	for w := range s.watchers {
+		w.add(tx.changed)
+	}
+}
+
+// Watch returns a watcher whose first [Watcher.Next] delivers everything there
+// is. Stop it when it is no longer read.
+func (s *Store) Watch() *Watcher {
+	w := &Watcher{store: s, seen: Empty(), pending: map[Key]struct{}{}, wake: make(chan struct{}, 1)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watchers[w] = struct{}{}
+	w.wake <- struct{}{}
+	snap := s.snapshot.Load()
+	for kind := range kindCount {
+		for key := range snap.Keys(kind) {
+			w.pending[key] = struct{}{}
+		}
+	}
+	return w
+}
+
+// Txn is one update of a [Store].
+type Txn struct {
+	old     *Snapshot
+	synced  uint64
+	tables  [kindCount]*iradix.Txn[any]
+	indexes [indexCount]*iradix.Txn[any]
+	changed map[Key]struct{}
+}
+
+// Put adds or replaces an object. The object belongs to the store from then on
+// and must not be written to. kind must be the object's own.
+func (t *Txn) Put(kind KindID, obj interface {
+	GetNamespace() string
+	GetName() string
+}) {
+	ns, name := obj.GetNamespace(), obj.GetName()
+	old, had := t.table(kind).Insert(tableKey(ns, name), obj)
+	if had {
+		t.unindex(kind, ns, name, old)
+	}
+	t.index(kind, ns, name, obj)
+	t.changed[Key{kind, ns, name}] = struct{}{}
+}
+
+// Delete removes an object; one that is not there is not an error.
+func (t *Txn) Delete(key Key) {
+	old, had := t.table(key.Kind).Delete(tableKey(key.Namespace, key.Name))
+	if !had {
+		return
+	}
+	t.unindex(key.Kind, key.Namespace, key.Name, old)
+	t.changed[key] = struct{}{}
+}
+
+// Any returns the object as this transaction has it so far, or nil.
+func (t *Txn) Any(key Key) any {
+	v, _ := t.table(key.Kind).Get(tableKey(key.Namespace, key.Name))
+	return v
+}
+
+// MarkSynced says that the source has delivered its first full state of kind.
+func (t *Txn) MarkSynced(kind KindID) { t.synced |= 1 << kind }
+
+// Put adds or replaces an object of the kind; see [Txn.Put].
+func (k Kind[T]) Put(t *Txn, obj T) {
+	t.Put(k.id, any(obj).(interface {
+		GetNamespace() string
+		GetName() string
+	}))
+}
+
+func (t *Txn) table(kind KindID) *iradix.Txn[any] {
+	if t.tables[kind] == nil {
+		t.tables[kind] = t.old.tables[kind].Txn()
+	}
+	return t.tables[kind]
+}
+
+func (t *Txn) indexTxn(id indexID) *iradix.Txn[any] {
+	if t.indexes[id] == nil {
+		t.indexes[id] = t.old.indexes[id].Txn()
+	}
+	return t.indexes[id]
+}
+
+func (t *Txn) index(kind KindID, ns, name string, obj any) {
+	for _, x := range indexesOf[kind] {
+		x.keys(obj, func(key string) { t.indexTxn(x.id).Insert(indexKey(key, ns, name), obj) })
+	}
+}
+
+func (t *Txn) unindex(kind KindID, ns, name string, obj any) {
+	for _, x := range indexesOf[kind] {
+		x.keys(obj, func(key string) { t.indexTxn(x.id).Delete(indexKey(key, ns, name)) })
+	}
+}
+
+func (t *Txn) commit() *Snapshot {
+	next := *t.old
+	next.revision++
+	next.synced = t.synced
+	for i, tx := range t.tables {
+		if tx != nil {
+			next.tables[i] = tx.Commit()
+		}
+	}
+	for i, tx := range t.indexes {
+		if tx != nil {
+			next.indexes[i] = tx.Commit()
+		}
+	}
+	return &next
+}
+
+// Watcher is one consumer of a [Store], at its own pace.
+type Watcher struct {
+	store *Store
+	seen  *Snapshot // only touched by Next
+
+	mu      sync.Mutex // guards pending
+	pending map[Key]struct{}
+	wake    chan struct{} // holds one token while there may be something to see
+}
+
+// Update is what a watcher has not seen yet: the step from Old, the New of the
+// update before, to New.
+type Update struct {
+	Old, New *Snapshot
+	// Changed names every object that differs between Old and New, once, in
+	// no order. It is exact: what changed and changed back is not in it.
+	Changed []Key
+}
+
+// Next waits until there is a snapshot that this watcher has not seen and
+// returns the step to it; updates in between are merged. The first call
+// returns at once, with everything that there is. Only one goroutine may call
+// it. The error is the context's.
+func (w *Watcher) Next(ctx context.Context) (Update, error) {
+	for {
+		select {
+		case <-ctx.Done():
+			return Update{}, ctx.Err()
+		case <-w.wake:
+		}
+		w.store.mu.Lock()
+		next := w.store.snapshot.Load()
+		w.mu.Lock()
+		pending := w.pending
+		w.pending = map[Key]struct{}{}
+		w.mu.Unlock()
+		w.store.mu.Unlock()
+
+		up := Update{Old: w.seen, New: next}
+		for key := range pending {
+			if up.Old.get(key) != next.get(key) {
+				up.Changed = append(up.Changed, key)
+			}
+		}
+		first := w.seen.revision == 0
+		if len(up.Changed) == 0 && !first && up.Old.synced == next.synced {
+			continue
+		}
+		w.seen = next
+		return up, nil
+	}
+}
+
+// Stop ends the watch.
+func (w *Watcher) Stop() {
+	w.store.mu.Lock()
+	defer w.store.mu.Unlock()
+	delete(w.store.watchers, w)
+}
+
+func (w *Watcher) add(keys map[Key]struct{}) {
+	w.mu.Lock()
+	for k := range keys {
+		w.pending[k] = struct{}{}
+	}
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
