@@ -1,0 +1,55 @@
+# Bare `make` prints this help.
+
+GO      ?= go
+CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sluice
+LINT    := $(CACHE)/golangci-lint-$(shell sed -n 's,.*golangci-lint/v2 ,,p' hack/lint/go.mod | cut -d' ' -f1)
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check lint vet race generated bench envoy e2e
+
+help: ## print this help
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+build: ## build bin/sluice
+	@echo "building bin/sluice"
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+
+demo: build envoy ## show everything on two nodes made of network namespaces; needs no cluster
+	@hack/needs dig:bind9-dnsutils
+	@bin/sluice demo
+
+test: envoy ## run all tests: units, real packets in network namespaces, the real Envoy
+	@hack/needs nft:nftables conntrack:conntrack
+	$(GO) test -timeout 20m ./...
+
+check: lint vet race generated ## lint, vet, race tests, and whether generated files are clean
+
+lint: $(LINT)
+	$(LINT) run ./...
+
+vet:
+	$(GO) vet ./...
+
+race: envoy
+	@hack/needs nft:nftables conntrack:conntrack gcc:gcc
+	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
+
+generated:
+	hack/generated
+
+bench: build envoy ## measure: cost of a change by size, manifest edit to effect, load through changes
+	@hack/needs nft:nftables
+	$(GO) run ./bench
+
+envoy: ## put a stock Envoy into the user's cache
+	@hack/envoy >/dev/null
+
+e2e: build envoy ## install on the cluster of $$KUBECONFIG and run the demo's table there
+	hack/e2e
+
+$(LINT): hack/lint/go.mod
+	@echo "building golangci-lint (once, some minutes)"
+	@mkdir -p $(CACHE)
+	@cd hack/lint && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint

@@ -1,0 +1,173 @@
+// Package config is the configuration of a sluice process: one file of kind
+// Configuration, and a flag of the same name for each of its fields.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// The identity of the file format.
+const (
+	APIVersion = "sluice.io/v1alpha1"
+	Kind       = "Configuration"
+)
+
+// Configuration is the whole of it. A field's flag is its path with dashes:
+// dns.listen is --dns-listen. The usage tag is the flag's help.
+type Configuration struct {
+	APIVersion string `json:"apiVersion,omitempty" flag:"-"`
+	Kind       string `json:"kind,omitempty" flag:"-"`
+
+	NodeName   string `json:"nodeName,omitempty" usage:"name of this node (default: the host's name)"`
+	Manifests  string `json:"manifests,omitempty" flag:"manifests,f" usage:"directory of manifests to serve instead of a Kubernetes API server"`
+	Kubeconfig string `json:"kubeconfig,omitempty" usage:"kubeconfig file (default: $KUBECONFIG, then the Pod's own service account)"`
+	StateDir   string `json:"stateDir,omitempty" usage:"directory that outlives a restart: the mesh's root certificate"`
+	Socket     string `json:"socket,omitempty" usage:"Unix socket on which get and trace ask this process"`
+	Metrics    string `json:"metrics,omitempty" usage:"address of /metrics, /healthz and /livez; empty: none"`
+	Envoy      string `json:"envoy,omitempty" usage:"Envoy binary (default: found on $PATH, then where hack/envoy puts it)"`
+	Zone       string `json:"zone,omitempty" usage:"cluster's DNS zone"`
+
+	Log   Log   `json:"log,omitempty"`
+	Proxy Proxy `json:"proxy,omitempty"`
+	DNS   DNS   `json:"dns,omitempty"`
+	XDS   XDS   `json:"xds,omitempty"`
+	Mesh  Mesh  `json:"mesh,omitempty"`
+
+	Gateways Gateways `json:"gateways,omitempty"`
+}
+
+// Log is what is written to standard error.
+type Log struct {
+	Level  string `json:"level,omitempty" usage:"debug, info, warn or error"`
+	Format string `json:"format,omitempty" usage:"text or json"`
+}
+
+// Proxy is the service proxy of this node.
+type Proxy struct {
+	Mode              string         `json:"mode,omitempty" usage:"engine: nftables, or none to leave Services to somebody else"`
+	ServiceCIDRs      []netip.Prefix `json:"serviceCIDRs,omitempty" flag:"proxy-service-cidrs" usage:"ranges of ClusterIPs; in a directory of manifests addresses are allocated from them"`
+	ClusterCIDRs      []netip.Prefix `json:"clusterCIDRs,omitempty" flag:"proxy-cluster-cidrs" usage:"ranges of Pod addresses; what comes from elsewhere to a ClusterIP is masqueraded"`
+	NodePortAddresses []netip.Prefix `json:"nodePortAddresses,omitempty" usage:"local addresses that answer NodePorts (default: all)"`
+	MasqueradeMark    uint32         `json:"masqueradeMark,omitempty" usage:"packet mark bit of what is to be masqueraded"`
+	MasqueradeAll     bool           `json:"masqueradeAll,omitempty" usage:"masquerade everything that goes to a Service"`
+}
+
+// DNS is the name server of this node.
+type DNS struct {
+	Listen    []netip.AddrPort `json:"listen,omitempty" usage:"addresses to answer on, UDP and TCP; empty: no DNS"`
+	Upstreams []string         `json:"upstreams,omitempty" usage:"servers for all other names (default: those of the resolv.conf)"`
+	Resolv    string           `json:"resolvConf,omitempty" usage:"resolv.conf to take upstreams from"`
+	Pods      string           `json:"pods,omitempty" usage:"records of Pods by address: disabled, insecure or verified"`
+}
+
+// XDS is the server that Envoys get their configuration from.
+type XDS struct {
+	Address string   `json:"address,omitempty" usage:"address on which sidecars and gateways get certificates and configuration, with TLS; empty: none"`
+	Names   []string `json:"names,omitempty" usage:"further DNS names and addresses in the server's certificate"`
+}
+
+// Mesh is the service mesh.
+type Mesh struct {
+	TrustDomain     string          `json:"trustDomain,omitempty" usage:"SPIFFE trust domain"`
+	RootNamespace   string          `json:"rootNamespace,omitempty" usage:"namespace whose PeerAuthentication holds for the whole mesh"`
+	CertificateLife metav1.Duration `json:"certificateLife,omitempty" usage:"life of workload certificates; they are renewed at half of it"`
+}
+
+// Gateways are the Envoys that serve Gateways and Ingresses.
+type Gateways struct {
+	Addresses []netip.Addr `json:"addresses,omitempty" usage:"addresses that the Gateways of a directory of manifests get (default: this node's)"`
+	Image     string       `json:"image,omitempty" usage:"image of the gateways that a control plane deploys on a cluster"`
+}
+
+// Default returns the configuration that holds where nothing is said.
+func Default() Configuration {
+	return Configuration{
+		APIVersion: APIVersion,
+		Kind:       Kind,
+		StateDir:   "/var/lib/sluice",
+		Socket:     "/run/sluice/sluice.sock",
+		Metrics:    "127.0.0.1:10249",
+		Zone:       "cluster.local",
+		Log:        Log{Level: "info", Format: "text"},
+		Proxy: Proxy{
+			Mode:           "nftables",
+			ServiceCIDRs:   []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")},
+			MasqueradeMark: 1 << 14,
+		},
+		DNS: DNS{
+			Listen: []netip.AddrPort{netip.MustParseAddrPort("169.254.20.10:53")},
+			Resolv: "/etc/resolv.conf",
+			Pods:   "verified",
+		},
+		XDS:  XDS{Address: ":15012"},
+		Mesh: Mesh{TrustDomain: "cluster.local", RootNamespace: "sluice-system", CertificateLife: metav1.Duration{Duration: 24 * time.Hour}},
+	}
+}
+
+// Load reads a file over what c says already. Unknown fields are errors.
+func (c *Configuration) Load(path string) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	if err := c.parse(b); err != nil {
+		return fmt.Errorf("configuration %s: %w", path, err)
+	}
+	return nil
+}
+
+func (c *Configuration) parse(b []byte) error {
+	// Kubernetes' own decoder: names of fields are case-sensitive, and an
+	// unknown one is named by its path.
+	doc, err := yaml.YAMLToJSONStrict(b)
+	if err != nil {
+		return err
+	}
+	strict, err := json.UnmarshalStrict(doc, c)
+	if err := errors.Join(append(strict, err)...); err != nil {
+		return err
+	}
+	if c.APIVersion != APIVersion {
+		return fmt.Errorf("apiVersion: expected %q, found %q", APIVersion, c.APIVersion)
+	}
+	if c.Kind != Kind {
+		return fmt.Errorf("kind: expected %q, found %q", Kind, c.Kind)
+	}
+	return nil
+}
+
+// Validate checks what a type cannot say. Each error names the field, what was
+// expected and what was found.
+func (c *Configuration) Validate() error {
+	return errors.Join(
+		oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error"),
+		oneOf("log.format", c.Log.Format, "text", "json"),
+		oneOf("proxy.mode", c.Proxy.Mode, "nftables", "none"),
+		oneOf("dns.pods", c.DNS.Pods, "disabled", "insecure", "verified"),
+		positive("mesh.certificateLife", c.Mesh.CertificateLife.Duration, time.Minute),
+	)
+}
+
+func oneOf(field, value string, allowed ...string) error {
+	for _, a := range allowed {
+		if value == a {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s: expected one of %q, found %q", field, allowed, value)
+}
+
+func positive(field string, d, least time.Duration) error {
+	if d < least {
+		return fmt.Errorf("%s: expected at least %v, found %v", field, least, d)
+	}
+	return nil
+}

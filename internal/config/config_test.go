@@ -1,0 +1,102 @@
+package config
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
+)
+
+func load(t *testing.T, text string, args ...string) (Configuration, error) {
+	t.Helper()
+	c := Default()
+	set := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	c.Flags(set)
+	if err := set.Parse(args); err != nil {
+		return c, err
+	}
+	given := Given(set)
+	path := filepath.Join(t.TempDir(), "sluice.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Load(path); err != nil {
+		return c, err
+	}
+	if err := Replay(set, given); err != nil {
+		return c, err
+	}
+	return c, c.Validate()
+}
+
+const head = "apiVersion: sluice.io/v1alpha1\nkind: Configuration\n"
+
+func TestFileThenFlags(t *testing.T) {
+	c, err := load(t, head+"nodeName: file\nzone: file.local\ndns: {listen: [\"10.0.0.1:53\"]}\n",
+		"--node-name=flag", "--proxy-cluster-cidrs=10.244.0.0/16,fd00::/64", "--proxy-masquerade-all", "-f", "dir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.NodeName, want.Zone, want.Manifests = "flag", "file.local", "dir"
+	want.DNS.Listen = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:53")}
+	want.Proxy.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00::/64")}
+	want.Proxy.MasqueradeAll = true
+	if diff := cmp.Diff(want, c, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestMistakesNameTheField(t *testing.T) {
+	for name, c := range map[string]struct {
+		text string
+		args []string
+		want string
+	}{
+		"unknown field":      {head + "nodename: x\n", nil, `unknown field "nodename"`},
+		"unknown deep field": {head + "dns: {port: 1}\n", nil, `unknown field "dns.port"`},
+		"api version":        {"apiVersion: v2\nkind: Configuration\n", nil, `apiVersion: expected "sluice.io/v1alpha1", found "v2"`},
+		"kind":               {"apiVersion: sluice.io/v1alpha1\nkind: Config\n", nil, `kind: expected "Configuration"`},
+		"mode":               {head + "proxy: {mode: ebpf}\n", nil, `proxy.mode: expected one of`},
+		"flag":               {head, []string{"--dns-listen=nowhere"}, `--dns-listen`},
+		"prefix":             {head + "proxy: {serviceCIDRs: [10.0.0.1]}\n", nil, `no '/'`},
+		"life":               {head + "mesh: {certificateLife: 1s}\n", nil, `mesh.certificateLife: expected at least 1m0s, found 1s`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := load(t, c.text, c.args...)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one that says %q", err, c.want)
+			}
+		})
+	}
+}
+
+// TestEveryFieldHasAFlag proves that what can be written in the file can be
+// given as a flag, and that both read the same text.
+func TestEveryFieldHasAFlag(t *testing.T) {
+	c := Default()
+	set := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	c.Flags(set)
+	set.VisitAll(func(f *pflag.Flag) {
+		if f.Usage == "" {
+			t.Errorf("--%s has no help", f.Name)
+		}
+		if err := f.Value.Set(f.Value.String()); err != nil {
+			t.Errorf("--%s does not take its own default %q: %v", f.Name, f.Value, err)
+		}
+	})
+	b, err := yaml.Marshal(Default())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again Configuration
+	if err := again.parse(b); err != nil {
+		t.Errorf("the default does not load: %v\n%s", err, b)
+	}
+}

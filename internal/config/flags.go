@@ -1,0 +1,170 @@
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Flags adds a flag for each field of c to set. The flags' defaults are what c
+// says, and a flag that is given is written to c at once; so read the file
+// before the flags are parsed, or call [Replay] after it.
+func (c *Configuration) Flags(set *pflag.FlagSet) {
+	addFlags(set, reflect.ValueOf(c).Elem(), "")
+}
+
+// Replay writes the flags that the user gave to c once more, so that they win
+// over a file that was read after they were parsed.
+func Replay(set *pflag.FlagSet, given map[string]string) error {
+	for name, value := range given {
+		if f := set.Lookup(name); f != nil {
+			if err := f.Value.Set(value); err != nil {
+				return fmt.Errorf("--%s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Given returns the flags that the user gave, with their values as text.
+func Given(set *pflag.FlagSet) map[string]string {
+	given := map[string]string{}
+	set.Visit(func(f *pflag.Flag) { given[f.Name] = f.Value.String() })
+	return given
+}
+
+func addFlags(set *pflag.FlagSet, v reflect.Value, prefix string) {
+	for i := range v.NumField() {
+		field := v.Type().Field(i)
+		name, short, _ := strings.Cut(field.Tag.Get("flag"), ",")
+		if name == "-" {
+			continue
+		}
+		if name == "" {
+			json, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+			name = prefix + dashed(json)
+		}
+		usage, leaf := field.Tag.Lookup("usage")
+		if !leaf {
+			addFlags(set, v.Field(i), name+"-")
+			continue
+		}
+		set.VarPF(&value{v.Field(i)}, name, short, usage).NoOptDefVal = noOptDefault(v.Field(i))
+	}
+}
+
+func noOptDefault(v reflect.Value) string {
+	if v.Kind() == reflect.Bool {
+		return "true"
+	}
+	return ""
+}
+
+// dashed turns nodeName into node-name.
+func dashed(name string) string {
+	var b strings.Builder
+	for i, r := range name {
+		if unicode.IsUpper(r) && i > 0 {
+			b.WriteByte('-')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// value makes a field of the configuration a flag's value.
+type value struct{ v reflect.Value }
+
+// Type implements [pflag.Value].
+func (f *value) Type() string {
+	switch f.v.Interface().(type) {
+	case metav1.Duration:
+		return "duration"
+	}
+	switch f.v.Kind() {
+	case reflect.Slice:
+		return "list"
+	case reflect.Bool:
+		return "bool"
+	case reflect.Uint32:
+		return "number"
+	}
+	return "string"
+}
+
+// String implements [pflag.Value].
+func (f *value) String() string {
+	if f.v.Kind() != reflect.Slice {
+		return text(f.v)
+	}
+	parts := make([]string, f.v.Len())
+	for i := range parts {
+		parts[i] = text(f.v.Index(i))
+	}
+	return strings.Join(parts, ",")
+}
+
+// Set implements [pflag.Value]. A list is separated by commas.
+func (f *value) Set(s string) error {
+	if f.v.Kind() != reflect.Slice {
+		return parse(f.v, s)
+	}
+	list := reflect.MakeSlice(f.v.Type(), 0, 1)
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		item := reflect.New(f.v.Type().Elem()).Elem()
+		if err := parse(item, part); err != nil {
+			return err
+		}
+		list = reflect.Append(list, item)
+	}
+	f.v.Set(list)
+	return nil
+}
+
+func text(v reflect.Value) string {
+	switch x := v.Interface().(type) {
+	case metav1.Duration:
+		return x.Duration.String()
+	case encoding.TextMarshaler:
+		b, _ := x.MarshalText()
+		return string(b)
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+func parse(v reflect.Value, s string) error {
+	switch x := v.Addr().Interface().(type) {
+	case *metav1.Duration:
+		return x.UnmarshalJSON([]byte(strconv.Quote(s)))
+	case encoding.TextUnmarshaler:
+		return x.UnmarshalText([]byte(s))
+	}
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(s)
+	case reflect.Bool:
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return fmt.Errorf("expected true or false, found %q", s)
+		}
+		v.SetBool(b)
+	case reflect.Uint32:
+		n, err := strconv.ParseUint(s, 0, 32)
+		if err != nil {
+			return fmt.Errorf("expected a number, found %q", s)
+		}
+		v.SetUint(n)
+	default:
+		return fmt.Errorf("a flag cannot hold a %v", v.Type())
+	}
+	return nil
+}
