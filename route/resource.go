@@ -2,6 +2,7 @@ package route
 
 import (
 	"net/netip"
+	"strconv"
 	"time"
 
 	"github.com/sluicenet/sluice/model"
@@ -20,6 +21,11 @@ const MeshGroup Group = "mesh"
 func GatewayGroup(namespace, name string) Group {
 	return Group("gateway/" + namespace + "/" + name)
 }
+
+// NamespaceGroup is the group of the sidecars of one namespace's Pods: the
+// routes of the short host names, which mean another Service in each
+// namespace. They refer to clusters of [MeshGroup].
+func NamespaceGroup(namespace string) Group { return Group("mesh/" + namespace) }
 
 // WorkloadGroup is the group of one Pod's sidecar: its inbound listener.
 func WorkloadGroup(namespace, pod string) Group {
@@ -190,13 +196,20 @@ type InboundPort struct {
 type Outbound struct {
 	Port uint16
 	// HTTPPorts are the ports on which Services of the mesh speak HTTP. On
-	// them, what is HTTP is routed by host in Space; a host that nobody
-	// knows goes where the client wanted to go.
+	// them, what is HTTP is routed by host; a host that nobody knows goes
+	// where the client wanted to go. A host may have other routes on each
+	// port: those of port p are in the space [OutboundSpace](Space, p).
 	HTTPPorts []uint16
 	Space     string
 	// ServiceRanges hold the ClusterIPs. A connection to an address in them
 	// on another port goes to the cluster named by [TCPClusterName].
 	ServiceRanges []netip.Prefix
+}
+
+// OutboundSpace is the space of names in which an [Outbound] with that Space
+// looks up the hosts of requests that were sent to port.
+func OutboundSpace(space string, port uint16) string {
+	return space + ":" + strconv.Itoa(int(port))
 }
 
 // TCPClusterName is the name of the cluster that takes TCP connections to a
