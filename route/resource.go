@@ -204,6 +204,9 @@ type Outbound struct {
 	// ServiceRanges hold the ClusterIPs. A connection to an address in them
 	// on another port goes to the cluster named by [TCPClusterName].
 	ServiceRanges []netip.Prefix
+	// TCPServices are the addresses of Services that speak TCP on one of
+	// HTTPPorts. They are taken as TCP all the same.
+	TCPServices []netip.AddrPort
 }
 
 // OutboundSpace is the space of names in which an [Outbound] with that Space
