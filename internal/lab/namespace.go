@@ -25,15 +25,16 @@ type Namespace struct {
 	lab  *Lab
 	net  netns.NsHandle
 	link *netlink.Handle
-	// work goes to the thread that lives in the namespace; closed by close.
+	// work goes to the thread that lives in the namespace, until quit is closed.
 	work   chan func()
+	quit   chan struct{}
 	ended  chan struct{}
 	closed sync.Once
 }
 
 // newNamespace makes the namespaces, with the loopback up.
 func newNamespace(l *Lab, name string) (*Namespace, error) {
-	n := &Namespace{name: name, lab: l, net: -1, work: make(chan func()), ended: make(chan struct{})}
+	n := &Namespace{name: name, lab: l, net: -1, work: make(chan func()), quit: make(chan struct{}), ended: make(chan struct{})}
 	ready := make(chan error)
 	go n.live(ready)
 	if err := <-ready; err != nil {
@@ -72,8 +73,13 @@ func (n *Namespace) live(ready chan<- error) {
 	}
 	n.net = handle
 	ready <- nil
-	for f := range n.work {
-		f()
+	for {
+		select {
+		case f := <-n.work:
+			f()
+		case <-n.quit:
+			return
+		}
 	}
 }
 
@@ -189,7 +195,7 @@ func (n *Namespace) killAll() {
 func (n *Namespace) close() {
 	n.closed.Do(func() {
 		n.killAll()
-		close(n.work)
+		close(n.quit)
 		<-n.ended
 		if n.link != nil {
 			n.link.Close()
