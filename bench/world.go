@@ -1,0 +1,223 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sluicenet/sluice/internal/echo"
+	"github.com/sluicenet/sluice/internal/lab"
+)
+
+type options struct {
+	binary  string
+	verbose bool
+}
+
+// world is one node with pods, a client outside and a sluice that reads a
+// directory.
+type world struct {
+	lab    *lab.Lab
+	node   *lab.Node
+	pods   []*lab.Pod
+	client *lab.Client
+	dir    string // the manifests
+	state  string
+	log    *tail
+	opt    options
+	cmd    *lab.Cmd
+}
+
+// newWorld makes the node and pods with an echo server each.
+func newWorld(opt options, pods int) (w *world, err error) {
+	l, err := lab.New(lab.Options{})
+	if err != nil {
+		return nil, err
+	}
+	w = &world{lab: l, opt: opt, log: &tail{echo: opt.verbose}}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	if w.opt.binary, err = filepath.Abs(opt.binary); err != nil {
+		return nil, err
+	}
+	if w.state, err = os.MkdirTemp("", "sluice-bench-"); err != nil {
+		return nil, err
+	}
+	w.dir = filepath.Join(w.state, "manifests")
+	if err := os.Mkdir(w.dir, 0o755); err != nil {
+		return nil, err
+	}
+	if w.node, err = l.Node("node1"); err != nil {
+		return nil, err
+	}
+	if w.client, err = l.Client("client"); err != nil {
+		return nil, err
+	}
+	for i := range pods {
+		pod, err := w.node.Pod(fmt.Sprintf("pod%d", i))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := echo.Start(echo.Config{Name: pod.Name(), HTTP: "[::]:8080", TCP: "[::]:9000"}, pod); err != nil {
+			return nil, err
+		}
+		w.pods = append(w.pods, pod)
+	}
+	return w, nil
+}
+
+// start runs `sluice up` on the directory.
+func (w *world) start(ctx context.Context) error {
+	w.cmd = w.node.Command(ctx, w.opt.binary, "up",
+		"--manifests", w.dir,
+		"--node-name", w.node.Name(),
+		"--state-dir", filepath.Join(w.state, "state"),
+		"--socket", w.socket(),
+		"--metrics", "",
+		"--dns-listen", w.dns(),
+		"--dns-upstreams", "127.0.0.1:9",
+		"--proxy-cluster-cidrs", prefixes(w.node.PodCIDRs()),
+		"--gateways-addresses", w.node.IPv4().String(),
+		"--xds-address", netip.AddrPortFrom(w.node.IPv4(), 15012).String(),
+	)
+	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
+	return w.cmd.Start()
+}
+
+// kill ends sluice as a crash would, and waits until it is gone.
+func (w *world) kill() error {
+	if err := w.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	_ = w.cmd.Wait() // it says that it was killed
+	return nil
+}
+
+func (w *world) close() {
+	w.lab.Close()
+	_ = os.RemoveAll(w.state)
+}
+
+func (w *world) socket() string { return filepath.Join(w.state, "sluice.sock") }
+
+func (w *world) dns() string { return netip.AddrPortFrom(w.node.IPv4(), 53).String() }
+
+func prefixes(list []netip.Prefix) string {
+	var out []string
+	for _, p := range list {
+		out = append(out, p.String())
+	}
+	return strings.Join(out, ",")
+}
+
+// write replaces a manifest as an editor does: a new file, then a rename. It
+// returns the moment before the rename.
+func (w *world) write(name, text string) (time.Time, error) {
+	tmp := filepath.Join(w.state, "next")
+	if err := os.WriteFile(tmp, []byte(text), 0o644); err != nil {
+		return time.Time{}, err
+	}
+	start := time.Now()
+	return start, os.Rename(tmp, filepath.Join(w.dir, name))
+}
+
+// until calls f in a tight loop until it holds.
+func until(ctx context.Context, limit time.Duration, f func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var last error
+	for {
+		ok, err := f()
+		if ok {
+			return nil
+		}
+		if err != nil {
+			last = err
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("not in force after %v: %w; last: %w", limit, ctx.Err(), last)
+		}
+	}
+}
+
+// ask makes one request by a client that keeps its connection.
+func ask(ctx context.Context, c *http.Client, address, host string) (*http.Response, string, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
+	if err != nil {
+		return nil, "", err
+	}
+	req.Host = host
+	resp, err := c.Do(req)
+	if err != nil {
+		return nil, "", err
+	}
+	body, err := io.ReadAll(resp.Body)
+	return resp, string(body), errors2(err, resp.Body.Close())
+}
+
+func errors2(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// hostname asks the TCP echo server behind an address who it is.
+func hostname(ctx context.Context, from *lab.Namespace, address string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	c, err := from.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(2 * time.Second))
+	if _, err := c.Write([]byte("\n")); err != nil {
+		return "", err
+	}
+	b := make([]byte, 256)
+	n, err := c.Read(b)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(b[:n])), nil
+}
+
+// tail keeps the end of a log.
+type tail struct {
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	echo bool
+}
+
+// Write implements io.Writer.
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.echo {
+		return os.Stderr.Write(p)
+	}
+	if t.buf.Len() > 1<<16 {
+		t.buf.Reset()
+	}
+	return t.buf.Write(p)
+}
+
+// String returns what is kept.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.buf.String()
+}

@@ -1,0 +1,87 @@
+// Command sluice is a service proxy, a node-local DNS server, an ingress and
+// Gateway API controller and the control plane of a mesh of Envoys, from one
+// watch of a cluster or of a directory of manifests.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sluicenet/sluice/internal/config"
+)
+
+// version is set when the binary is linked.
+var version = "unknown"
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use:   "sluice",
+		Short: "Service proxy, node-local DNS, ingress and service mesh from one control plane",
+		Long: `sluice serves the Services, Gateways, Ingresses and mesh routes of a Kubernetes
+cluster, or of a directory of manifests, with the kernel's nftables, its own DNS
+server and stock Envoys.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(commands()...)
+	root.SetArgs(args)
+	if err := root.ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "sluice:", err)
+		return 1
+	}
+	return 0
+}
+
+// configured makes a command whose flags are those of the configuration, with
+// --config to read a file first. Flags win over the file.
+func configured(cmd *cobra.Command, run func(context.Context, *config.Configuration, *slog.Logger) error) *cobra.Command {
+	c := config.Default()
+	var file string
+	cmd.Flags().StringVar(&file, "config", "", "configuration file (sluice.io/v1alpha1 Configuration)")
+	c.Flags(cmd.Flags())
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if file != "" {
+			given := config.Given(cmd.Flags())
+			if err := c.Load(file); err != nil {
+				return err
+			}
+			if err := config.Replay(cmd.Flags(), given); err != nil {
+				return err
+			}
+		}
+		if c.NodeName == "" {
+			c.NodeName, _ = os.Hostname()
+		}
+		if err := c.Validate(); err != nil {
+			return fmt.Errorf("configuration: %w", err)
+		}
+		return run(cmd.Context(), &c, logger(c.Log))
+	}
+	return cmd
+}
+
+func logger(c config.Log) *slog.Logger {
+	var level slog.Level
+	// Validate has checked the level.
+	_ = level.UnmarshalText([]byte(c.Level))
+	opts := &slog.HandlerOptions{Level: level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opts))
+}

@@ -1,0 +1,133 @@
+// Package admin is how `sluice get` and `sluice trace` ask a running process:
+// HTTP over a Unix socket, which only the user that runs the process may open.
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+)
+
+// Table is what `get` prints: kubectl's way of a table with the objects that
+// its rows stand for.
+type Table struct {
+	Columns []Column `json:"columns"`
+	Rows    []Row    `json:"rows"`
+}
+
+// Column is one column of a [Table].
+type Column struct {
+	Name string `json:"name"`
+	Wide bool   `json:"wide,omitempty"` // only shown by -o wide
+}
+
+// Row is one line of a [Table].
+type Row struct {
+	Namespace string   `json:"namespace,omitempty"` // empty for what has none
+	Name      string   `json:"name"`
+	Cells     []string `json:"cells"`
+	Object    any      `json:"object,omitempty"`
+}
+
+// Lister makes the table of one resource as it is now.
+type Lister func() Table
+
+// Asker answers a question whose words are the query's parameters.
+type Asker func(ctx context.Context, q url.Values) (any, error)
+
+// Server answers on a Unix socket.
+type Server struct {
+	// Tables by the resource's name, such as "services".
+	Tables map[string]Lister
+	// Questions by name, such as "trace".
+	Questions map[string]Asker
+	Log       *slog.Logger
+}
+
+// Run serves on the socket until the context ends. A socket that a process
+// which is gone left behind is replaced; one on which somebody answers is an
+// error.
+func (s *Server) Run(ctx context.Context, path string) error {
+	l, err := listen(ctx, path)
+	if err != nil {
+		return fmt.Errorf("admin socket: %w", err)
+	}
+	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin socket: %w", err)
+	}
+	return nil
+}
+
+func listen(ctx context.Context, path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", path)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		var d net.Dialer
+		if c, dialErr := d.DialContext(ctx, "unix", path); dialErr == nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("%s: another process answers there; stop it, or choose another --socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, err
+		}
+		l, err = lc.Listen(ctx, "unix", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l, os.Chmod(path, 0o600)
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /tables/{name}", func(w http.ResponseWriter, r *http.Request) {
+		list, ok := s.Tables[r.PathValue("name")]
+		if !ok {
+			reply(w, nil, fmt.Errorf("there is no resource %q; there are %q", r.PathValue("name"), slices.Sorted(maps.Keys(s.Tables))))
+			return
+		}
+		reply(w, list(), nil)
+	})
+	mux.HandleFunc("GET /ask/{name}", func(w http.ResponseWriter, r *http.Request) {
+		ask, ok := s.Questions[r.PathValue("name")]
+		if !ok {
+			reply(w, nil, fmt.Errorf("this process does not answer %q", r.PathValue("name")))
+			return
+		}
+		answer, err := ask(r.Context(), r.URL.Query())
+		reply(w, answer, err)
+	})
+	return mux
+}
+
+// problem is what a failed request is answered with.
+type problem struct {
+	Error string `json:"error"`
+}
+
+func reply(w http.ResponseWriter, answer any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		answer = problem{err.Error()}
+	}
+	// The client is gone if this fails.
+	_ = json.NewEncoder(w).Encode(answer)
+}

@@ -1,0 +1,96 @@
+// Package observe is the port on which a process shows its metrics and its
+// health.
+package observe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Server serves /metrics, /healthz (every check holds) and /livez (the process
+// answers). Its zero value is not usable; make one with [New].
+type Server struct {
+	// Registry takes the collectors of all parts.
+	Registry *prometheus.Registry
+
+	mu     sync.Mutex // guards checks
+	checks map[string]func() error
+}
+
+// New returns a server that knows the metrics of the process itself.
+func New(version string) *Server {
+	s := &Server{Registry: prometheus.NewRegistry(), checks: map[string]func() error{}}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "sluice_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	info.Set(1)
+	s.Registry.MustRegister(info, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return s
+}
+
+// Check adds a named check to /healthz. A nil error is healthy.
+func (s *Server) Check(name string, check func() error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.checks[name] = check
+}
+
+// Run listens on address until the context ends.
+func (s *Server) Run(ctx context.Context, address string, log *slog.Logger) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("metrics: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{Registry: s.Registry}))
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		lines, healthy := s.health()
+		if !healthy {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(lines, "\n"))
+	})
+	return mux
+}
+
+func (s *Server) health() (lines []string, healthy bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	healthy = true
+	for name, check := range s.checks {
+		line := name + ": ok"
+		if err := check(); err != nil {
+			line, healthy = name+": "+err.Error(), false
+		}
+		lines = append(lines, line)
+	}
+	slices.Sort(lines)
+	if healthy {
+		lines = append(lines, "ok")
+	}
+	return lines, healthy
+}

@@ -1,0 +1,207 @@
+package view
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluicenet/sluice/internal/admin"
+	"github.com/sluicenet/sluice/model"
+	"github.com/sluicenet/sluice/model/status"
+)
+
+// resources maps the names by which kinds are asked for, plural and short, to
+// the kind.
+var resources = []struct {
+	kind  model.KindID
+	names []string
+}{
+	{model.KindService, []string{"services", "service", "svc"}},
+	{model.KindPod, []string{"pods", "pod", "po"}},
+	{model.KindNode, []string{"nodes", "node", "no"}},
+	{model.KindNamespace, []string{"namespaces", "namespace", "ns"}},
+	{model.KindEndpointSlice, []string{"endpointslices", "endpointslice"}},
+	{model.KindSecret, []string{"secrets", "secret"}},
+	{model.KindConfigMap, []string{"configmaps", "configmap", "cm"}},
+	{model.KindServiceAccount, []string{"serviceaccounts", "serviceaccount", "sa"}},
+	{model.KindIngress, []string{"ingresses", "ingress", "ing"}},
+	{model.KindIngressClass, []string{"ingressclasses", "ingressclass"}},
+	{model.KindGatewayClass, []string{"gatewayclasses", "gatewayclass", "gc"}},
+	{model.KindGateway, []string{"gateways", "gateway", "gtw"}},
+	{model.KindHTTPRoute, []string{"httproutes", "httproute"}},
+	{model.KindReferenceGrant, []string{"referencegrants", "referencegrant", "refgrant"}},
+	{model.KindVirtualService, []string{"virtualservices", "virtualservice", "vs"}},
+	{model.KindDestinationRule, []string{"destinationrules", "destinationrule", "dr"}},
+	{model.KindPeerAuthentication, []string{"peerauthentications", "peerauthentication", "pa"}},
+	{model.KindSplit, []string{"splits", "split"}},
+}
+
+// Tables returns the listers of every kind of the model, and of the problems
+// that were found, by all their names.
+func Tables(store *model.Store, board *status.Board) map[string]admin.Lister {
+	out := map[string]admin.Lister{}
+	for _, r := range resources {
+		list := func() admin.Table { return kindTable(store.Snapshot(), board, r.kind) }
+		switch r.kind {
+		case model.KindService:
+			list = func() admin.Table { return serviceTable(store.Snapshot(), board) }
+		}
+		for _, name := range r.names {
+			out[name] = list
+		}
+	}
+	for _, name := range []string{"endpoints", "endpoint", "ep"} {
+		out[name] = func() admin.Table { return endpointTable(store.Snapshot()) }
+	}
+	for _, name := range []string{"problems", "problem"} {
+		out[name] = func() admin.Table { return problemTable(board) }
+	}
+	return out
+}
+
+// kindTable shows what every object has: its conditions.
+func kindTable(snap *model.Snapshot, board *status.Board, kind model.KindID) admin.Table {
+	t := admin.Table{Columns: []admin.Column{{Name: "NAMESPACE"}, {Name: "NAME"}, {Name: "STATUS"}, {Name: "MESSAGE", Wide: true}}}
+	for key := range snap.Keys(kind) {
+		reports := board.Get(key)
+		state, message := summary(reports)
+		t.Rows = append(t.Rows, admin.Row{
+			Namespace: key.Namespace, Name: key.Name,
+			Cells:  []string{key.Namespace, key.Name, state, message},
+			Object: Object(key, snap.Any(key), reports),
+		})
+	}
+	return t
+}
+
+// summary says in few words how an object fares: its false conditions, else
+// its true ones.
+func summary(reports map[string]status.Report) (state, message string) {
+	var good, bad, messages []string
+	for _, c := range conditions(reports) {
+		if c.Status == metav1.ConditionTrue {
+			if !slices.Contains(good, c.Type) {
+				good = append(good, c.Type)
+			}
+			continue
+		}
+		bad = append(bad, "Not"+c.Type+":"+c.Reason)
+		messages = append(messages, c.Message)
+	}
+	if len(bad) > 0 {
+		return strings.Join(bad, ","), strings.Join(messages, "; ")
+	}
+	return strings.Join(good, ","), ""
+}
+
+func serviceTable(snap *model.Snapshot, board *status.Board) admin.Table {
+	t := admin.Table{Columns: []admin.Column{
+		{Name: "NAMESPACE"}, {Name: "NAME"}, {Name: "TYPE"}, {Name: "CLUSTER-IP"}, {Name: "EXTERNAL-IP"}, {Name: "PORT(S)"},
+		{Name: "READY"}, {Name: "STATUS"}, {Name: "SELECTOR", Wide: true}, {Name: "MESSAGE", Wide: true},
+	}}
+	for s := range model.Services.All(snap) {
+		key := model.Services.Key(s)
+		reports := board.Get(key)
+		state, message := summary(reports)
+		ips := strings.Join(texts(s.ClusterIPs), ",")
+		if s.Headless {
+			ips = "None"
+		}
+		external := append(texts(s.LoadBalancerIPs), texts(s.ExternalIPs)...)
+		if s.ExternalName != "" {
+			external = append(external, s.ExternalName)
+		}
+		var ports, selector []string
+		for _, p := range s.Ports {
+			text := port(p.Port)
+			if p.NodePort != 0 {
+				text += ":" + port(p.NodePort)
+			}
+			ports = append(ports, text+"/"+string(p.Protocol))
+		}
+		for _, k := range sortedKeys(s.Selector) {
+			selector = append(selector, k+"="+s.Selector[k])
+		}
+		ready, all := 0, 0
+		for slice := range model.SlicesByService.Find(snap, s.Namespace+"/"+s.Name) {
+			for _, e := range slice.Endpoints {
+				all++
+				if e.Ready {
+					ready++
+				}
+			}
+		}
+		t.Rows = append(t.Rows, admin.Row{
+			Namespace: s.Namespace, Name: s.Name,
+			Cells: []string{
+				s.Namespace, s.Name, string(s.Type), ips, strings.Join(external, ","), strings.Join(ports, ","),
+				fmt.Sprintf("%d/%d", ready, all), state, strings.Join(selector, ","), message,
+			},
+			Object: Object(key, s, reports),
+		})
+	}
+	return t
+}
+
+func endpointTable(snap *model.Snapshot) admin.Table {
+	t := admin.Table{Columns: []admin.Column{
+		{Name: "NAMESPACE"}, {Name: "SERVICE"}, {Name: "ADDRESS"}, {Name: "PORTS"}, {Name: "STATE"}, {Name: "NODE"}, {Name: "POD"},
+		{Name: "WEIGHT", Wide: true}, {Name: "ZONE", Wide: true}, {Name: "SLICE", Wide: true},
+	}}
+	for s := range model.EndpointSlices.All(snap) {
+		var ports []string
+		for _, p := range s.Ports {
+			ports = append(ports, port(p.Port)+"/"+string(p.Protocol))
+		}
+		for _, e := range s.Endpoints {
+			state := "NotReady"
+			switch {
+			case e.Ready:
+				state = "Ready"
+			case e.Terminating && e.Serving:
+				state = "Draining"
+			case e.Terminating:
+				state = "Terminating"
+			}
+			t.Rows = append(t.Rows, admin.Row{
+				Namespace: s.Namespace, Name: s.Service,
+				Cells: []string{
+					s.Namespace, s.Service, e.Addr.String(), strings.Join(ports, ","), state, e.Node, e.Pod,
+					fmt.Sprint(s.Weight), e.Zone, s.Name,
+				},
+				Object: e,
+			})
+		}
+	}
+	return t
+}
+
+// problemTable lists what is wrong, wherever it is.
+func problemTable(board *status.Board) admin.Table {
+	t := admin.Table{Columns: []admin.Column{{Name: "OBJECT"}, {Name: "PART"}, {Name: "CONDITION"}, {Name: "MESSAGE"}}}
+	all := board.All()
+	keys := slices.SortedFunc(maps.Keys(all), func(a, b model.Key) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	for _, key := range keys {
+		for _, part := range sortedKeys(all[key]) {
+			for _, c := range all[key][part].Conditions {
+				if c.Status == metav1.ConditionTrue {
+					continue
+				}
+				t.Rows = append(t.Rows, admin.Row{
+					Namespace: key.Namespace, Name: key.Name,
+					Cells:  []string{key.String(), part, c.Type + "=" + string(c.Status) + " (" + c.Reason + ")", c.Message},
+					Object: map[string]any{"object": key.String(), "part": part, "condition": c},
+				})
+			}
+		}
+	}
+	return t
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
