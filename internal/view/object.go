@@ -24,12 +24,18 @@ func Object(key model.Key, obj any, reports map[string]status.Report) any {
 	for _, r := range reports {
 		if r.Value != nil {
 			doc["status"] = r.Value
+			return doc
 		}
 	}
-	if _, set := doc["status"]; !set {
-		if c := conditions(reports); len(c) > 0 {
-			doc["status"] = map[string]any{"conditions": c}
+	status, _ := doc["status"].(map[string]any)
+	if c := conditions(reports); len(c) > 0 {
+		if status == nil {
+			status = map[string]any{}
 		}
+		status["conditions"] = c
+	}
+	if len(status) > 0 {
+		doc["status"] = status
 	}
 	return doc
 }
