@@ -21,6 +21,11 @@ type Resource struct {
 	Body    *anypb.Any
 	Version string // hash of the body, so that it holds across restarts and replicas
 	// Needs are the resources that a proxy must have acknowledged before it
-	// gets this one.
+	// gets this one, and that are kept while it has this one.
+	//
+	// Two kinds are asked for by name only after this one came, and therefore
+	// cannot come first: a cluster's endpoints, which go right behind it, and
+	// secrets. Needing them says which endpoints are the cluster's, and keeps
+	// them.
 	Needs []Ref
 }
