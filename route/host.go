@@ -121,5 +121,8 @@ type HeaderEdits struct {
 	Remove []string
 }
 
+// Empty reports whether nothing is edited.
+func (e *HeaderEdits) Empty() bool { return len(e.Set) == 0 && len(e.Add) == 0 && len(e.Remove) == 0 }
+
 // Header is a name and its value.
 type Header struct{ Name, Value string }
