@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sluicenet/sluice/internal/echo"
+	"github.com/sluicenet/sluice/internal/envoy"
 	"github.com/sluicenet/sluice/internal/lab"
 )
 
@@ -32,6 +33,8 @@ type world struct {
 	client *lab.Client
 	dir    string // the manifests
 	state  string
+	envoy  string   // its path
+	trash  []string // folders to remove at the end
 	log    *tail
 	opt    options
 	cmd    *lab.Cmd
@@ -50,6 +53,9 @@ func newWorld(opt options, pods int) (w *world, err error) {
 		}
 	}()
 	if w.opt.binary, err = filepath.Abs(opt.binary); err != nil {
+		return nil, err
+	}
+	if w.envoy, err = envoy.Find(""); err != nil {
 		return nil, err
 	}
 	if w.state, err = os.MkdirTemp("", "sluice-bench-"); err != nil {
@@ -107,7 +113,9 @@ func (w *world) kill() error {
 
 func (w *world) close() {
 	w.lab.Close()
-	_ = os.RemoveAll(w.state)
+	for _, dir := range append(w.trash, w.state) {
+		_ = os.RemoveAll(dir)
+	}
 }
 
 func (w *world) socket() string { return filepath.Join(w.state, "sluice.sock") }
