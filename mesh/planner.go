@@ -48,11 +48,12 @@ func (c *Config) setDefaults() {
 
 // Kinds are the kinds of objects that the planner reads. Nothing should be
 // published before the source has delivered all of them once.
-func Kinds() []model.KindID {
-	return []model.KindID{
-		model.KindService, model.KindEndpointSlice, model.KindPod, model.KindVirtualService,
-		model.KindDestinationRule, model.KindPeerAuthentication,
+func (c *Config) Kinds() []model.KindID {
+	kinds := []model.KindID{model.KindService, model.KindVirtualService, model.KindDestinationRule}
+	if !c.SplitsOnly {
+		kinds = append(kinds, model.KindEndpointSlice, model.KindPod, model.KindPeerAuthentication)
 	}
+	return kinds
 }
 
 // Result is what has to change.
@@ -128,7 +129,11 @@ func NewPlanner(conf Config) *Planner {
 func (p *Planner) Update(up model.Update) Result {
 	p.begin()
 	p.snap = up.New
+	kinds := p.conf.Kinds()
 	for _, key := range up.Changed {
+		if !slices.Contains(kinds, key.Kind) {
+			continue
+		}
 		switch key.Kind {
 		case model.KindService:
 			p.serviceChanged(up, key)
@@ -141,9 +146,7 @@ func (p *Planner) Update(up model.Update) Result {
 		case model.KindDestinationRule:
 			p.destinationRuleChanged(key)
 		case model.KindPeerAuthentication:
-			if !p.conf.SplitsOnly {
-				p.peerAuthChanged(key)
-			}
+			p.peerAuthChanged(key)
 		}
 	}
 	return p.settle()
@@ -257,7 +260,7 @@ func (p *Planner) sliceChanged(up model.Update, key model.Key) {
 		default:
 			set[name] = struct{}{}
 		}
-		if p.conf.SplitsOnly || in == 3 && samePorts {
+		if in == 3 && samePorts {
 			continue
 		}
 		if addr, is := strings.CutPrefix(pod.Name, "/"); !is {
@@ -269,9 +272,6 @@ func (p *Planner) sliceChanged(up model.Update, key model.Key) {
 }
 
 func (p *Planner) podChanged(up model.Update, key model.Key) {
-	if p.conf.SplitsOnly {
-		return
-	}
 	old, _ := model.Pods.Get(up.Old, key.Namespace, key.Name)
 	next, _ := model.Pods.Get(up.New, key.Namespace, key.Name)
 	if old != nil && next != nil && samePod(old, next) {

@@ -49,7 +49,7 @@ func Run(ctx context.Context, o Options) error {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	if err := synced(ctx, o.Store); err != nil {
+	if err := synced(ctx, o.Store, o.Kinds()); err != nil {
 		return err
 	}
 	w := o.Store.Watch()
@@ -93,7 +93,7 @@ func Run(ctx context.Context, o Options) error {
 }
 
 // synced waits until the store has all that the planner reads.
-func synced(ctx context.Context, store *model.Store) error {
+func synced(ctx context.Context, store *model.Store, kinds []model.KindID) error {
 	w := store.Watch()
 	defer w.Stop()
 	for {
@@ -101,7 +101,7 @@ func synced(ctx context.Context, store *model.Store) error {
 		if err != nil {
 			return err
 		}
-		if up.New.Synced(Kinds()...) {
+		if up.New.Synced(kinds...) {
 			return nil
 		}
 	}
