@@ -85,8 +85,9 @@ func (g *group) sweep(gone func(Ref)) {
 }
 
 // Apply changes resources of groups. The changes of one call belong together:
-// their order in the slice does not matter, clients get them in the order that
-// breaks nothing. Apply returns at once; it never waits for a client.
+// clients get them in the order that breaks nothing, whatever their order in
+// the slice. (Of two changes of one resource the later counts.) Apply returns
+// at once; it never waits for a client.
 //
 // A resource with the version that the group has already is no change. A
 // resource that is removed while others of its group need it stays until they
@@ -106,31 +107,34 @@ func (s *Server) Apply(changes []Change) {
 	for i := range changes {
 		ch := &changes[i]
 		g := s.groupLocked(ch.Group)
-		g.known = true
-		if ch.Resource != nil && g.set(ch.Resource, s.seq) {
-			mark(g, ch.Ref)
+		if !g.known {
+			g.known = true
+			touched[g] = struct{}{}
 		}
-	}
-	swept := map[*group]struct{}{}
-	for i := range changes {
-		ch := &changes[i]
-		if g := s.groupLocked(ch.Group); ch.Resource == nil && g.get(ch.Ref) != nil {
+		switch {
+		case ch.Resource != nil:
+			if g.set(ch.Resource, s.seq) {
+				mark(g, ch.Ref)
+			}
+		case g.get(ch.Ref) != nil:
 			g.condemned[ch.Ref] = struct{}{}
-			swept[g] = struct{}{}
+			touched[g] = struct{}{}
 		}
-	}
-	for g := range swept {
-		g.sweep(func(ref Ref) { mark(g, ref) })
 	}
 	for g := range touched {
-		// A resource that was set may have freed one condemned earlier.
-		if _, done := swept[g]; !done && len(g.condemned) > 0 {
-			g.sweep(func(ref Ref) { mark(g, ref) })
-		}
+		g.sweep(func(ref Ref) { mark(g, ref) })
 		for c := range g.clients {
 			c.inbox.wake()
 		}
 		s.moved(g)
 		s.dropEmptyLocked(g)
 	}
+}
+
+// Announce tells the watchers of a group that there is news of it that the
+// server does not know of.
+func (s *Server) Announce(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.moved(s.groupLocked(name))
 }

@@ -90,7 +90,7 @@ func NewServer(o Options) *Server {
 	}
 	return &Server{
 		opts: o, groups: map[string]*group{}, all: map[*client]struct{}{},
-		news: newNews(),
+		news: news{watchers: map[*Watcher]struct{}{}},
 	}
 }
 

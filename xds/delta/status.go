@@ -34,47 +34,81 @@ type Progress struct {
 // progress is how a group's progress is announced. Guarded by news.mu.
 type progress struct{ changed chan struct{} }
 
-// news collects the groups whose progress may have changed.
+// news hands out the names of groups whose progress may have changed.
 type news struct {
-	mu     sync.Mutex
-	groups map[string]struct{}
+	mu       sync.Mutex
+	watchers map[*Watcher]struct{}
+}
+
+// Watcher tells one reader whose progress may have changed. However slow the
+// reader is, a group waits for it once only.
+type Watcher struct {
+	srv    *Server
+	match  func(group string) bool
+	groups map[string]struct{} // guarded by news.mu
 	bell   chan struct{}
 }
 
-func newNews() news {
-	return news{groups: map[string]struct{}{}, bell: make(chan struct{}, 1)}
+// Watch returns a watcher of the groups that match accepts, beginning with
+// those that there are. It must be closed.
+func (s *Server) Watch(match func(group string) bool) *Watcher {
+	w := &Watcher{srv: s, match: match, groups: map[string]struct{}{}, bell: make(chan struct{}, 1)}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	s.news.mu.Lock()
+	defer s.news.mu.Unlock()
+	s.news.watchers[w] = struct{}{}
+	for name := range s.groups {
+		w.tell(name)
+	}
+	return w
 }
 
-// moved announces that the progress of a group may have changed.
-func (s *Server) moved(g *group) {
-	s.news.mu.Lock()
-	close(g.progress.changed)
-	g.progress.changed = make(chan struct{})
-	s.news.groups[g.name] = struct{}{}
-	s.news.mu.Unlock()
+func (w *Watcher) tell(name string) {
+	if !w.match(name) {
+		return
+	}
+	w.groups[name] = struct{}{}
 	select {
-	case s.news.bell <- struct{}{}:
+	case w.bell <- struct{}{}:
 	default:
 	}
 }
 
 // Next waits until the progress of groups may have changed since the last
-// call and returns their names. It is for one caller. It returns the error of
-// ctx when that ends.
-func (s *Server) Next(ctx context.Context) ([]string, error) {
+// call and returns their names. It returns the error of ctx when that ends.
+func (w *Watcher) Next(ctx context.Context) ([]string, error) {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		case <-s.news.bell:
+		case <-w.bell:
 		}
-		s.news.mu.Lock()
-		names := sorted(s.news.groups)
-		clear(s.news.groups)
-		s.news.mu.Unlock()
+		w.srv.news.mu.Lock()
+		names := sorted(w.groups)
+		clear(w.groups)
+		w.srv.news.mu.Unlock()
 		if len(names) > 0 {
 			return names, nil
 		}
+	}
+}
+
+// Close ends the watcher.
+func (w *Watcher) Close() {
+	w.srv.news.mu.Lock()
+	defer w.srv.news.mu.Unlock()
+	delete(w.srv.news.watchers, w)
+}
+
+// moved announces that the progress of a group may have changed.
+func (s *Server) moved(g *group) {
+	s.news.mu.Lock()
+	defer s.news.mu.Unlock()
+	close(g.progress.changed)
+	g.progress.changed = make(chan struct{})
+	for w := range s.news.watchers {
+		w.tell(g.name)
 	}
 }
 
