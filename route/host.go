@@ -1,6 +1,9 @@
 package route
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Host holds the routes of one host name in one space of names. A listener
 // looks its hosts up in the space that it names, so that one host's routes
@@ -19,6 +22,15 @@ func (*Host) Kind() Kind { return KindHost }
 
 // ID implements [Resource].
 func (h *Host) ID() string { return h.Space + "/" + h.Name }
+
+// SplitHostID takes the ID of a [Host] apart. A space may have slashes in its
+// name, a host has none.
+func SplitHostID(id string) (space, name string) {
+	if i := strings.LastIndexByte(id, '/'); i >= 0 {
+		return id[:i], id[i+1:]
+	}
+	return "", id
+}
 
 // Rule sends the requests that match it somewhere. One of Backends, Redirect
 // and Respond is set.

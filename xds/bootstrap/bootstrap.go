@@ -144,9 +144,9 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 	return b, nil
 }
 
-// adsSource takes a type from the ADS stream. Without a control plane Envoy
-// starts after the time-out with what it has, which is nothing; with one it
-// waits for as long as the first configuration takes.
+// adsSource takes a type from the ADS stream. Envoy waits for the first
+// configuration for as long as it takes: one that started without would refuse
+// what it should serve.
 func adsSource() *corev3.ConfigSource {
 	return &corev3.ConfigSource{
 		ResourceApiVersion:    corev3.ApiVersion_V3,
@@ -168,7 +168,8 @@ func grpcSource(cluster string, kind corev3.ApiConfigSource_ApiType) *corev3.Api
 	}
 }
 
-// LocalSecret names a secret that is served beside the proxy.
+// LocalSecret names a secret that is served beside the proxy, by
+// SecretDiscoveryService.StreamSecrets of [SDSCluster].
 func LocalSecret(name string) *tlsv3.SdsSecretConfig {
 	return &tlsv3.SdsSecretConfig{Name: name, SdsConfig: &corev3.ConfigSource{
 		ResourceApiVersion: corev3.ApiVersion_V3,
