@@ -1,0 +1,144 @@
+package files
+
+import (
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/sluicenet/sluice/source"
+)
+
+// file is what one manifest file said when it was read last.
+type file struct {
+	path string
+	docs []document
+	// broken tells what keeps it from being known what all objects of the file
+	// are: it could not be read, or a document does not parse. Objects that it
+	// defined before and no longer seems to stay in force.
+	broken *source.Problem
+	// halfWritten marks what may be an editor's work in progress: nothing in
+	// it, or a text that ends where it must not.
+	halfWritten bool
+}
+
+// document is one document of a file, decoded. Its lines count from its own
+// first line, so that it stays as it is while the text above it changes.
+type document struct {
+	hash     uint64
+	size     int
+	line     int // of the file at which it begins
+	objects  []source.Object
+	problems []source.Problem
+}
+
+// errTooLarge says that a file is above the limit.
+type errTooLarge struct{ size, limit int64 }
+
+func (e *errTooLarge) Error() string {
+	return fmt.Sprintf("is larger than the limit of %d bytes; split it into several files", e.limit)
+}
+
+// reader reads files. Its methods are safe for concurrent use.
+type reader struct {
+	root  string
+	limit int64
+	seed  maphash.Seed
+}
+
+// read reads and decodes a file. Documents that old, the file as it was read
+// before, has too are not decoded again. A nil file means that it is gone.
+func (r *reader) read(path string, old *file) (*file, stamp) {
+	text, st, err := r.text(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, st
+	}
+	f := &file{path: path}
+	if err != nil {
+		reason := source.ReasonUnread
+		var large *errTooLarge
+		if errors.As(err, &large) {
+			reason = source.ReasonTooLarge
+		}
+		f.broken = &source.Problem{File: path, Reason: reason, Err: err}
+		return f, st
+	}
+	f.docs = r.documents(text, old)
+	f.halfWritten = len(f.docs) == 0
+	for i, d := range f.docs {
+		for _, p := range d.problems {
+			if p.Warning || p.HasKey {
+				continue
+			}
+			if f.broken == nil {
+				located := locate(p, path, d.line)
+				f.broken = &located
+			}
+			f.halfWritten = f.halfWritten || i == len(f.docs)-1
+		}
+	}
+	return f, st
+}
+
+func (r *reader) text(path string) ([]byte, stamp, error) {
+	in, err := os.Open(filepath.Join(r.root, path))
+	if err != nil {
+		return nil, stamp{}, err
+	}
+	defer in.Close() //nolint:errcheck // only read from
+	info, err := in.Stat()
+	if err != nil {
+		return nil, stamp{}, fmt.Errorf("read: %w", err)
+	}
+	if info.Size() > r.limit {
+		return nil, stampOf(info), &errTooLarge{info.Size(), r.limit}
+	}
+	text, err := io.ReadAll(io.LimitReader(in, r.limit+1))
+	if err != nil {
+		return nil, stampOf(info), fmt.Errorf("read: %w", err)
+	}
+	if int64(len(text)) > r.limit { // it grew meanwhile
+		return nil, stampOf(info), &errTooLarge{int64(len(text)), r.limit}
+	}
+	return text, stampOf(info), nil
+}
+
+func (r *reader) documents(text []byte, old *file) []document {
+	type id struct {
+		hash uint64
+		size int
+	}
+	known := map[id]document{}
+	if old != nil {
+		for _, d := range old.docs {
+			known[id{d.hash, d.size}] = d
+		}
+	}
+	var out []document
+	for _, raw := range source.Split(text) {
+		d := document{hash: maphash.Bytes(r.seed, raw.Text), size: len(raw.Text)}
+		if same, ok := known[id{d.hash, d.size}]; ok {
+			d = same
+		} else {
+			d.objects, d.problems = source.Document{Text: raw.Text, Line: 1}.Decode()
+			for i := range d.objects {
+				slim(&d.objects[i])
+			}
+		}
+		d.line = raw.Line
+		out = append(out, d)
+	}
+	return out
+}
+
+// locate gives a problem of a document its place in the file.
+func locate(p source.Problem, path string, docLine int) source.Problem {
+	p.File = path
+	if p.Line > 0 {
+		p.Line += docLine - 1
+	}
+	return p
+}
