@@ -13,9 +13,16 @@ const (
 	roleSidecar = "sidecar"
 )
 
+// noNamespace is no name that the API allows.
+const noNamespace = "-"
+
 // GatewayNode is the node id of one of the proxies of a Gateway. Instance
-// tells them apart: the Pod's name, or the host's in standalone.
+// tells them apart: the Pod's name, or the host's in standalone. The gateway of
+// an IngressClass has no namespace, which a node id writes as "-".
 func GatewayNode(namespace, name, instance string) string {
+	if namespace == "" {
+		namespace = noNamespace
+	}
 	return strings.Join([]string{roleGateway, namespace, name, instance}, "/")
 }
 
@@ -33,7 +40,7 @@ func Groups(node string) ([]route.Group, error) {
 		return nil, err
 	}
 	if parts[0] == roleGateway {
-		return []route.Group{route.GatewayGroup(parts[1], parts[2])}, nil
+		return []route.Group{route.GatewayGroup(namespaceOf(parts), parts[2])}, nil
 	}
 	return []route.Group{
 		route.MeshGroup,
@@ -48,7 +55,14 @@ func Namespace(node string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return parts[1], nil
+	return namespaceOf(parts), nil
+}
+
+func namespaceOf(parts []string) string {
+	if parts[0] == roleGateway && parts[1] == noNamespace {
+		return ""
+	}
+	return parts[1]
 }
 
 // split takes a node id apart and checks that it is one.
