@@ -1,0 +1,210 @@
+package dns
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/wire"
+	"github.com/sluicenet/sluice/dns/zone"
+)
+
+// maxChain is how many aliases are followed, as in CoreDNS.
+const maxChain = 10
+
+// worker is what answering needs that only one goroutine may use at a time.
+type worker struct {
+	*counters
+	query wire.Query
+	key   [wire.MaxName + 3]byte
+}
+
+// miss is a name that has to be asked of another server before a query can be
+// answered.
+type miss struct {
+	name  []byte      // nil: there is none
+	stale *cache.Item // what can be answered if nobody knows better
+}
+
+// answer writes the answer to msg in the room of out. It returns nothing if there
+// is none to be given, or if the answer needs what miss says. resolved is what was
+// missing before, or nil.
+func (s *Server) answer(w *worker, msg, out []byte, stream bool, resolved *cache.Item) ([]byte, miss) {
+	q := &w.query
+	verdict := q.Parse(msg, stream)
+	if verdict == wire.Drop {
+		return nil, miss{}
+	}
+	if resolved == nil {
+		w.request(q.Type, stream)
+	}
+	var flags uint16
+	if s.recursive {
+		flags = wire.FlagRA
+	}
+	if verdict != wire.Answer {
+		w.response(verdict.Rcode(), sourceNone)
+		return q.Refuse(out, flags, verdict.Rcode()), miss{}
+	}
+	if q.Type == wire.TypeHINFO && s.probes.seen(q.Name) {
+		w.response(wire.RcodeRefused, sourceNone)
+		return q.Refuse(out, flags, wire.RcodeRefused), miss{}
+	}
+	z := s.zone.Load()
+	a := z.Lookup(q.Name, q.Type)
+	if a.Status == zone.Elsewhere || a.Status == zone.NXDomain && a.Reverse && s.forward.Handles(q.Name) {
+		return s.answerOther(w, out, flags, resolved)
+	}
+	return s.answerCluster(w, z, a, out, flags, resolved)
+}
+
+// answerOther answers a name that is not the cluster's.
+func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cache.Item) ([]byte, miss) {
+	q := &w.query
+	if !s.forward.Handles(q.Name) {
+		w.response(wire.RcodeRefused, sourceNone)
+		return q.Refuse(out, flags, wire.RcodeRefused), miss{}
+	}
+	now := time.Now()
+	source := sourceForward
+	if resolved == nil {
+		source = sourceCache
+		var m miss
+		if resolved, m = s.cached(w, q.Name, now); resolved == nil {
+			return nil, m
+		}
+	}
+	// Old C libraries drop what is not authoritative; CoreDNS' cache sets the
+	// flag for them too.
+	reply := resolved.Write(out, q, now, wire.FlagAA)
+	w.response(resolved.Rcode, source)
+	return reply, miss{}
+}
+
+// cached returns what the cache has for a name and the query's type, or what is
+// missing.
+func (s *Server) cached(w *worker, name []byte, now time.Time) (*cache.Item, miss) {
+	it := s.cache.Get(cache.AppendKey(w.key[:0], name, &w.query), now)
+	if it == nil {
+		w.cacheMisses.Add(1)
+		return nil, miss{name: name}
+	}
+	switch {
+	case it.Left(now) > 0 && it.Negative:
+		w.cacheHits[hitDenial].Add(1)
+	case it.Left(now) > 0:
+		w.cacheHits[hitSuccess].Add(1)
+	case it.Rested(now):
+		w.cacheHits[hitStale].Add(1)
+	default:
+		w.cacheMisses.Add(1)
+		return nil, miss{name: name, stale: it}
+	}
+	return it, miss{}
+}
+
+// answerCluster answers a name of the zone, following aliases.
+func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byte, flags uint16, resolved *cache.Item) ([]byte, miss) {
+	q := &w.query
+	flags |= wire.FlagAA
+	r := q.Start(out)
+	owner, nameLen := wire.QuestionOffset, len(q.Name)
+	for hop := 0; a.Status == zone.Alias; hop++ {
+		at := r.Len() + wire.Pointer + 10 // of the target
+		r.Answer(a.Records, owner)
+		if q.Type == wire.TypeCNAME || r.Truncated() || hop == maxChain {
+			break
+		}
+		target := a.Target
+		owner, nameLen = at, len(target)
+		a = z.Lookup(target, q.Type)
+		if a.Status == zone.Elsewhere {
+			if !s.forward.Handles(target) {
+				break
+			}
+			now := time.Now()
+			if resolved == nil {
+				var m miss
+				if resolved, m = s.cached(w, target, now); resolved == nil {
+					return nil, m
+				}
+			}
+			rcode := appendResolved(&r, resolved, now)
+			w.response(rcode, sourceZone)
+			return r.Finish(flags, rcode), miss{}
+		}
+	}
+
+	var rcode uint16
+	switch a.Status {
+	case zone.Success:
+		answers := r.Len()
+		appendRotated(&r, a, q.Type, owner)
+		if q.Type == wire.TypeSRV && !r.Truncated() {
+			appendTargets(&r, z, answers)
+		}
+	case zone.NotReady:
+		// Not a name error: the client is to ask again, or somebody else.
+		flags &^= wire.FlagAA
+		rcode = wire.RcodeServFail
+	case zone.NXDomain:
+		rcode = wire.RcodeNXDomain
+		r.Authority(a.SOA, owner+nameLen-a.Apex)
+	case zone.NoData:
+		r.Authority(a.SOA, owner+nameLen-a.Apex)
+	}
+	w.response(rcode, sourceZone)
+	return r.Finish(flags, rcode), miss{}
+}
+
+// appendRotated appends the records of an answer. Addresses begin with a random
+// one, since most clients use the first.
+func appendRotated(r *wire.Reply, a zone.Answer, typ uint16, owner int) {
+	first := 0
+	if a.Count > 1 && (typ == wire.TypeA || typ == wire.TypeAAAA) {
+		first = rand.IntN(a.Count) * wire.PackedLen(a.Records) //nolint:gosec // only spreads load
+	}
+	r.Answer(a.Records[first:], owner)
+	if first > 0 && !r.Truncated() {
+		r.Answer(a.Records[:first], owner)
+	}
+}
+
+// appendTargets adds the addresses of the SRV records that begin at offset off,
+// as far as they fit.
+func appendTargets(r *wire.Reply, z *zone.Zone, off int) {
+	for end := r.Len(); off < end; {
+		size := wire.PackedLen(r.Bytes()[off:])
+		target := off + wire.Pointer + 10 + 6
+		name := r.Bytes()[target : off+size]
+		off += size
+		if target >= 1<<14 { // too far for a pointer
+			return
+		}
+		for _, typ := range []uint16{wire.TypeA, wire.TypeAAAA} {
+			if a := z.Lookup(name, typ); a.Status == zone.Success && !r.Additional(a.Records, target) {
+				return
+			}
+		}
+	}
+}
+
+// appendResolved adds what another server said of an alias' target, and returns
+// the response code. Where none could say, the alias stands alone: a name that
+// exists does not fail.
+func appendResolved(r *wire.Reply, it *cache.Item, now time.Time) uint16 {
+	if it.Rcode != wire.RcodeSuccess && it.Rcode != wire.RcodeNXDomain {
+		return wire.RcodeSuccess
+	}
+	if it.Truncated {
+		r.Truncate()
+	}
+	var buf [2*wire.MaxName + 512]byte
+	for rr := range it.Records() {
+		record, ok := wire.AppendRecord(buf[:0], it.Msg, rr, it.TTL(now, rr.TTL))
+		if !ok || !r.Raw(record) {
+			break
+		}
+	}
+	return it.Rcode // RFC 6604 §3: of the end of the chain
+}

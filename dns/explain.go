@@ -1,0 +1,153 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/wire"
+	"github.com/sluicenet/sluice/dns/zone"
+)
+
+// Explanation is an answer with where it comes from.
+type Explanation struct {
+	Name       string   `json:"name"`
+	Type       string   `json:"type"`
+	Rcode      string   `json:"rcode"`
+	Answer     []string `json:"answer,omitempty"`     // records as in a master file
+	Authority  []string `json:"authority,omitempty"`  // likewise
+	Additional []string `json:"additional,omitempty"` // likewise
+	// Source is zone, cache, forward or none.
+	Source string `json:"source"`
+	// Reason says in words why the answer is what it is.
+	Reason string `json:"reason"`
+	// Object is the Service, Pod or Namespace that decides, if one does.
+	Object   string `json:"object,omitempty"`
+	Upstream string `json:"upstream,omitempty"` // the server that gave what was forwarded or cached
+	Revision uint64 `json:"revision"`           // of the model
+}
+
+// ErrType indicates that there is no such type of records.
+var ErrType = errors.New("unknown record type")
+
+// Explain answers a query for the name and type, such as "web.default.svc.cluster.local"
+// and "A", as a client over TCP would get it, and says where the answer comes
+// from. It asks other servers if need be.
+func (s *Server) Explain(ctx context.Context, name, typ string) (*Explanation, error) {
+	number, ok := dns.StringToType[strings.ToUpper(typ)]
+	if !ok {
+		return nil, fmt.Errorf("%w %q", ErrType, typ)
+	}
+	asked, err := wire.ParseName(name)
+	if err != nil {
+		return nil, err
+	}
+	msg := wire.AppendQuery(nil, 0, 0, asked, number, true, false)
+	w := &worker{counters: &counters{}} // not counted: it is no client
+	room := make([]byte, 0, wire.MaxMessage)
+	reply, m := s.answer(w, msg, room, true, nil)
+	var it *cache.Item
+	forwarded := m.name != nil
+	if forwarded {
+		done := make(chan *cache.Item, 1)
+		s.resolver.resolve(context.WithoutCancel(ctx), &w.query, m, func(it *cache.Item) { done <- it })
+		select {
+		case it = <-done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		reply, _ = s.answer(w, msg, room, true, it)
+	}
+	var parsed dns.Msg
+	if err := parsed.Unpack(reply); err != nil {
+		return nil, fmt.Errorf("answer for %s: %w", name, err)
+	}
+	e := &Explanation{
+		Name: wire.NameString(asked), Type: strings.ToUpper(typ), Rcode: rcodeName(uint16(parsed.Rcode)),
+		Answer: texts(parsed.Answer), Authority: texts(parsed.Ns), Additional: texts(parsed.Extra),
+	}
+	if it == nil {
+		it = s.cachedBehind(w)
+	}
+	s.explain(e, w.query.Name, number, it, forwarded)
+	return e, nil
+}
+
+// cachedBehind returns what the cache has for the name, or for the one that an
+// alias leads to.
+func (s *Server) cachedBehind(w *worker) *cache.Item {
+	name := w.query.Name
+	z := s.zone.Load()
+	for range maxChain {
+		a := z.Lookup(name, w.query.Type)
+		if a.Status != zone.Alias {
+			break
+		}
+		name = a.Target
+	}
+	return s.cache.Get(cache.AppendKey(nil, name, &w.query), time.Now())
+}
+
+func (s *Server) explain(e *Explanation, name []byte, typ uint16, it *cache.Item, forwarded bool) {
+	z := s.zone.Load()
+	e.Revision = z.Revision()
+	if key, ok := z.Origin(name); ok {
+		e.Object = key.String()
+	}
+	a := z.Lookup(name, typ)
+	fromZone := a.Status != zone.Elsewhere && (a.Status != zone.NXDomain || !a.Reverse || !s.forward.Handles(name))
+	switch {
+	case fromZone:
+		e.Source, e.Reason = sources[sourceZone], zoneReason(a.Status)
+		if a.Status != zone.Alias || it == nil {
+			return
+		}
+	case it == nil:
+		e.Source, e.Reason = sources[sourceNone], "not a name of the cluster, and there is no upstream to ask"
+		return
+	case forwarded:
+		e.Source, e.Reason = sources[sourceForward], "not a name of the cluster: asked of an upstream"
+	default:
+		left := it.Left(time.Now()).Round(time.Second)
+		e.Source, e.Reason = sources[sourceCache], fmt.Sprintf("cached for another %v", left)
+		if left < 0 {
+			e.Reason = fmt.Sprintf("expired %v ago, and no upstream has a newer answer", -left)
+		}
+	}
+	if it.From != (netip.AddrPort{}) {
+		e.Upstream = it.From.String()
+	}
+}
+
+func zoneReason(st zone.Status) string {
+	switch st {
+	case zone.Success:
+		return "the cluster's zone has records"
+	case zone.Alias:
+		return "an ExternalName Service: an alias"
+	case zone.NoData:
+		return "the name exists, without records of this type"
+	case zone.NXDomain:
+		return "no such name: no such Service, or a headless one without ready endpoints"
+	default:
+		return "the cluster's objects are not all read yet"
+	}
+}
+
+// texts returns records as in a master file, without the OPT record.
+func texts(rrs []dns.RR) []string {
+	var lines []string
+	for _, rr := range rrs {
+		if rr.Header().Rrtype != dns.TypeOPT {
+			lines = append(lines, strings.ReplaceAll(rr.String(), "\t", " "))
+		}
+	}
+	return slices.Clip(lines)
+}

@@ -1,0 +1,106 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// sockets are what one address is served on.
+type sockets struct {
+	addr netip.AddrPort
+	udp  []*net.UDPConn
+	tcp  *net.TCPListener
+}
+
+// tries is how often a free port is looked for that both UDP and TCP have.
+const tries = 16
+
+// listen opens the sockets of an address: as many of UDP as asked for, among which
+// the kernel spreads clients, and one of TCP.
+func listen(addr netip.AddrPort, udp int) (*sockets, error) {
+	var err error
+	for range tries {
+		var s *sockets
+		if s, err = listenOnce(addr, udp); err == nil {
+			return s, nil
+		}
+		if addr.Port() != 0 || !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("dns: listen on %v: %w", addr, err)
+}
+
+func listenOnce(addr netip.AddrPort, udp int) (*sockets, error) {
+	s := &sockets{addr: addr}
+	network := "4"
+	if addr.Addr().Is6() {
+		network = "6"
+	}
+	config := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error { return control(c, addr.Addr()) }}
+	for range udp {
+		conn, err := config.ListenPacket(context.Background(), "udp"+network, s.addr.String())
+		if err != nil {
+			s.close()
+			return nil, err
+		}
+		s.udp = append(s.udp, conn.(*net.UDPConn))
+		s.addr = netip.AddrPortFrom(addr.Addr(), conn.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+	}
+	l, err := config.Listen(context.Background(), "tcp"+network, s.addr.String())
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	s.tcp = l.(*net.TCPListener)
+	return s, nil
+}
+
+// control sets the options of a socket before it is bound.
+func control(c syscall.RawConn, addr netip.Addr) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		set := func(name string, level, option int) {
+			if err := unix.SetsockoptInt(int(fd), level, option, 1); err != nil && failed == nil {
+				failed = fmt.Errorf("socket option %s: %w", name, err)
+			}
+		}
+		// Several sockets share the address: one a core, and for the time
+		// of an upgrade those of the old process and of the new.
+		set("SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT)
+		v6 := addr.Is6()
+		if v6 {
+			set("IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY)
+		}
+		switch { // for an address that the machine has later
+		case addr.IsUnspecified():
+		case v6:
+			set("IPV6_FREEBIND", unix.IPPROTO_IPV6, unix.IPV6_FREEBIND)
+		default:
+			set("IP_FREEBIND", unix.IPPROTO_IP, unix.IP_FREEBIND)
+		}
+		switch { // answers come from the address that was asked
+		case !addr.IsUnspecified():
+		case v6:
+			set("IPV6_RECVPKTINFO", unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO)
+		default:
+			set("IP_PKTINFO", unix.IPPROTO_IP, unix.IP_PKTINFO)
+		}
+	})
+	return errors.Join(err, failed)
+}
+
+func (s *sockets) close() {
+	for _, c := range s.udp {
+		_ = c.Close() // nothing is lost that was not lost before
+	}
+	if s.tcp != nil {
+		_ = s.tcp.Close()
+	}
+}

@@ -1,0 +1,232 @@
+package dns
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicenet/sluice/dns/wire"
+)
+
+// types are the values of the label type; the rest is "other", so that clients
+// cannot make up new ones.
+var types = [...]struct {
+	number uint16
+	name   string
+}{
+	{wire.TypeA, "A"},
+	{wire.TypeAAAA, "AAAA"},
+	{wire.TypeSRV, "SRV"},
+	{wire.TypePTR, "PTR"},
+	{wire.TypeCNAME, "CNAME"},
+	{wire.TypeTXT, "TXT"},
+	{wire.TypeSOA, "SOA"},
+	{wire.TypeNS, "NS"},
+	{wire.TypeMX, "MX"},
+	{wire.TypeSVCB, "SVCB"},
+	{wire.TypeHTTPS, "HTTPS"},
+	{wire.TypeANY, "ANY"},
+	{0, "other"},
+}
+
+var rcodes = [...]string{"NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "other"}
+
+// Where an answer came from.
+const (
+	sourceZone = iota
+	sourceCache
+	sourceForward
+	sourceNone
+	sourceCount
+)
+
+var sources = [sourceCount]string{"zone", "cache", "forward", "none"}
+
+// What kind of answer the cache had.
+const (
+	hitSuccess = iota
+	hitDenial
+	hitStale
+	hitCount
+)
+
+var hits = [hitCount]string{"success", "denial", "stale"}
+
+// counters are what one loop counts. Each has its own, so that no two cores
+// write to the same memory.
+type counters struct {
+	requests    [2][len(types)]atomic.Uint64 // UDP, TCP
+	responses   [sourceCount][len(rcodes)]atomic.Uint64
+	cacheHits   [hitCount]atomic.Uint64
+	cacheMisses atomic.Uint64
+}
+
+func (c *counters) request(typ uint16, stream bool) {
+	proto := 0
+	if stream {
+		proto = 1
+	}
+	i := 0
+	for i < len(types)-1 && types[i].number != typ {
+		i++
+	}
+	c.requests[proto][i].Add(1)
+}
+
+func (c *counters) response(rcode uint16, source int) {
+	c.responses[source][min(int(rcode), len(rcodes)-1)].Add(1)
+}
+
+// resolverCounts is what the resolver counts.
+type resolverCounts struct {
+	coalesced atomic.Uint64
+	shed      atomic.Uint64
+	failed    atomic.Uint64
+	durations prometheus.Histogram
+}
+
+func (r *resolverCounts) observe(d time.Duration, err error) {
+	r.durations.Observe(d.Seconds())
+	if err != nil {
+		r.failed.Add(1)
+	}
+}
+
+// metrics is what a server counts.
+type metrics struct {
+	mu  sync.Mutex // guards all
+	all []*counters
+
+	connections atomic.Int64
+	refused     atomic.Uint64
+	resolver    resolverCounts
+}
+
+func newMetrics() *metrics {
+	return &metrics{resolver: resolverCounts{durations: prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "sluice_dns_forward_request_duration_seconds",
+		Help:    "Time that other name servers took to answer a query.",
+		Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
+	})}}
+}
+
+func (m *metrics) newCounters() *counters {
+	c := &counters{}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all = append(m.all, c)
+	return c
+}
+
+// sum adds up one counter of all loops.
+func (m *metrics) sum(of func(*counters) *atomic.Uint64) float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var n uint64
+	for _, c := range m.all {
+		n += of(c).Load()
+	}
+	return float64(n)
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("sluice_dns_"+name, help, labels, nil)
+}
+
+var (
+	descRequests    = desc("requests_total", "Queries received.", "proto", "type")
+	descResponses   = desc("responses_total", "Answers given, by code and where they came from.", "rcode", "source")
+	descHits        = desc("cache_hits_total", "Queries for other names that the cache answered.", "type")
+	descMisses      = desc("cache_misses_total", "Queries for other names that the cache could not answer.")
+	descEntries     = desc("cache_entries", "Answers in the cache.")
+	descBytes       = desc("cache_bytes", "Memory of the answers in the cache.")
+	descEvictions   = desc("cache_evictions_total", "Answers that made room for others.")
+	descForward     = desc("forward_requests_total", "Queries sent to another name server.", "to")
+	descFailures    = desc("forward_failures_total", "Queries that a name server did not answer.", "to")
+	descHealthy     = desc("forward_healthy", "Whether a name server is asked before those that failed.", "to")
+	descUnanswered  = desc("forward_unanswered_total", "Queries that no name server answered.")
+	descCoalesced   = desc("forward_coalesced_total", "Queries that waited for the answer to an equal one.")
+	descShed        = desc("forward_shed_total", "Queries given up because too many waited for other name servers.")
+	descConnections = desc("tcp_connections", "Open TCP connections.")
+	descRefused     = desc("tcp_refused_total", "TCP connections closed because there were too many.")
+	descRevision    = desc("zone_revision", "Revision of the model that cluster names are answered from.")
+	descNames       = desc("zone_names", "Names in the cluster's zone.")
+	descReady       = desc("zone_ready", "Whether the zone has everything that the source has to deliver.")
+)
+
+// Describe implements prometheus.Collector.
+func (s *Server) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descRequests, descResponses, descHits, descMisses, descEntries, descBytes, descEvictions,
+		descForward, descFailures, descHealthy, descUnanswered, descCoalesced, descShed,
+		descConnections, descRefused, descRevision, descNames, descReady,
+	} {
+		ch <- d
+	}
+	s.metrics.resolver.durations.Describe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (s *Server) Collect(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	m := s.metrics
+	for p, proto := range []string{"udp", "tcp"} {
+		for t := range types {
+			counter(descRequests, m.sum(func(c *counters) *atomic.Uint64 { return &c.requests[p][t] }), proto, types[t].name)
+		}
+	}
+	for i, source := range sources {
+		for r, rcode := range rcodes {
+			if v := m.sum(func(c *counters) *atomic.Uint64 { return &c.responses[i][r] }); v > 0 {
+				counter(descResponses, v, rcode, source)
+			}
+		}
+	}
+	for i, hit := range hits {
+		counter(descHits, m.sum(func(c *counters) *atomic.Uint64 { return &c.cacheHits[i] }), hit)
+	}
+	counter(descMisses, m.sum(func(c *counters) *atomic.Uint64 { return &c.cacheMisses }))
+	stats := s.cache.Stats()
+	gauge(descEntries, float64(stats.Items))
+	gauge(descBytes, float64(stats.Bytes))
+	counter(descEvictions, float64(stats.Evictions))
+	for _, u := range s.forward.Stats() {
+		to := u.Server.String()
+		counter(descForward, float64(u.Requests), to)
+		counter(descFailures, float64(u.Failures), to)
+		gauge(descHealthy, truth(u.Healthy && !u.Looped), to)
+	}
+	counter(descUnanswered, float64(m.resolver.failed.Load()))
+	counter(descCoalesced, float64(m.resolver.coalesced.Load()))
+	counter(descShed, float64(m.resolver.shed.Load()))
+	gauge(descConnections, float64(m.connections.Load()))
+	counter(descRefused, float64(m.refused.Load()))
+	z := s.zone.Load()
+	gauge(descRevision, float64(z.Revision()))
+	gauge(descNames, float64(z.Len()))
+	gauge(descReady, truth(z.Ready()))
+	m.resolver.durations.Collect(ch)
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// rcodeName returns a response code as people know it.
+func rcodeName(rcode uint16) string {
+	if int(rcode) < len(rcodes)-1 {
+		return rcodes[rcode]
+	}
+	return "RCODE" + strconv.Itoa(int(rcode))
+}

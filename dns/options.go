@@ -1,0 +1,112 @@
+// Package dns is the name server of a node. It answers the cluster's names from
+// the model, so that they are never stale and need nobody else, and forwards and
+// caches all others.
+//
+// A query is answered by the loop that received it, from records that were packed
+// before, without allocating; only what has to be asked of another server leaves
+// the loop.
+package dns
+
+import (
+	"errors"
+	"log/slog"
+	"net/netip"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/forward"
+	"github.com/sluicenet/sluice/dns/zone"
+	"github.com/sluicenet/sluice/model"
+	"github.com/sluicenet/sluice/model/status"
+)
+
+// Options are what a server is made of. Store and Listen are needed, all else has
+// a default.
+type Options struct {
+	// Store is where the cluster's names come from.
+	Store *model.Store
+	// Listen are the addresses to answer on, over UDP and TCP. One that the
+	// machine does not have yet is bound nevertheless and answers as soon as
+	// it has. A port of 0 picks a free one; see [Server.Addrs].
+	Listen []netip.AddrPort
+	// Addresses are further ones under which clients reach this server, such
+	// as the ClusterIP of the cluster's DNS Service. They only name the server
+	// in the zone's NS records.
+	Addresses []netip.Addr
+
+	Zones            []string      // the cluster's, by default cluster.local
+	TTL              time.Duration // of cluster names, by default [zone.DefaultTTL]
+	Pods             zone.PodMode
+	EndpointPodNames bool // see [zone.Options]
+
+	Upstreams []netip.AddrPort            // for all other names, in order; see [forward.FromResolvConf]
+	Stubs     map[string][]netip.AddrPort // for the names of some zones
+	Cache     cache.Options
+
+	Status *status.Board // where what is wrong with a Service is said; nil: only logged
+	Log    *slog.Logger  // by default slog.Default
+
+	Sockets        int           // UDP sockets an address, by default one a core
+	MaxConnections int           // over TCP, by default 1,024
+	IdleTimeout    time.Duration // of TCP connections, by default 10 s (RFC 7766 §6.2.3)
+	MaxUpstream    int           // queries to other servers at a time, by default 512
+	Drain          time.Duration // for what is under way at the end, by default 5 s
+}
+
+// The defaults that are not those of another package.
+const (
+	defaultConnections = 1024
+	defaultIdle        = 10 * time.Second
+	defaultUpstream    = 512
+	defaultDrain       = 5 * time.Second
+)
+
+func (o *Options) complete() error {
+	if o.Store == nil {
+		return errors.New("dns: no store to take names from")
+	}
+	if len(o.Listen) == 0 {
+		return errors.New("dns: no address to listen on")
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	setDefault(&o.Sockets, runtime.GOMAXPROCS(0))
+	setDefault(&o.MaxConnections, defaultConnections)
+	setDefault(&o.IdleTimeout, defaultIdle)
+	setDefault(&o.MaxUpstream, defaultUpstream)
+	setDefault(&o.Drain, defaultDrain)
+	return nil
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var none T
+	if *field == none {
+		*field = value
+	}
+}
+
+// nameservers returns the addresses that the zone's NS record leads to.
+func (o *Options) nameservers() []netip.Addr {
+	addrs := slices.Clone(o.Addresses)
+	for _, l := range o.Listen {
+		if !l.Addr().IsUnspecified() {
+			addrs = append(addrs, l.Addr())
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
+
+func (o *Options) zoneOptions() zone.Options {
+	return zone.Options{
+		Zones: o.Zones, TTL: o.TTL, Pods: o.Pods, EndpointPodNames: o.EndpointPodNames,
+		Nameservers: o.nameservers(),
+	}
+}
+
+func (o *Options) forwardOptions(listen []netip.AddrPort) forward.Options {
+	return forward.Options{Upstreams: o.Upstreams, Stubs: o.Stubs, Listen: listen}
+}

@@ -1,0 +1,184 @@
+package dns
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/forward"
+	"github.com/sluicenet/sluice/dns/wire"
+)
+
+const (
+	// staleWait is how long a client waits for a newer answer than one that
+	// has expired (RFC 8767 §5, client response timer).
+	staleWait = 1800 * time.Millisecond
+	// staleRest is how long an expired answer is good enough after that.
+	staleRest = 30 * time.Second
+	// failureLife is how long a failure is kept.
+	failureLife = time.Second
+
+	maxQueued  = 4096  // flights that wait for their turn
+	maxWaiters = 16384 // queries that wait for a flight
+)
+
+// resolver asks other servers for what the cache lacks: once for equal questions
+// at the same time, and not too many at once. When there are more, the newest go
+// first, because their clients are still waiting.
+type resolver struct {
+	cache   *cache.Cache
+	forward *forward.Forwarder
+	limit   int
+	counts  *resolverCounts
+
+	mu      sync.Mutex // guards all below
+	flights map[string]*flight
+	queue   []*flight // oldest first
+	running int
+	waiters int
+	idle    chan struct{} // closed when nothing is under way; nil if nobody waits
+}
+
+// flight is one question to other servers, and who waits for its answer.
+type flight struct {
+	key      string
+	question forward.Question
+	stale    *cache.Item
+	waiters  []waiter
+}
+
+// waiter is called once, with the answer or a failure.
+type waiter func(*cache.Item)
+
+func newResolver(c *cache.Cache, f *forward.Forwarder, limit int, counts *resolverCounts) *resolver {
+	return &resolver{cache: c, forward: f, limit: limit, counts: counts, flights: map[string]*flight{}}
+}
+
+// resolve finds out what m says is missing for the query and calls done, from
+// another goroutine or, if there are too many queries, at once. It keeps nothing
+// of q and m but the stale item.
+func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done waiter) {
+	var buf [wire.MaxName + 3]byte
+	key := cache.AppendKey(buf[:0], m.name, q)
+	r.mu.Lock()
+	if r.waiters >= maxWaiters {
+		r.mu.Unlock()
+		r.counts.shed.Add(1)
+		done(&cache.Item{Response: wire.Failure(m.name, q.Type, wire.RcodeServFail)})
+		return
+	}
+	r.waiters++
+	if f := r.flights[string(key)]; f != nil {
+		f.waiters = append(f.waiters, done)
+		r.mu.Unlock()
+		r.counts.coalesced.Add(1)
+		return
+	}
+	f := &flight{
+		key: string(key), stale: m.stale, waiters: []waiter{done},
+		question: forward.Question{Name: []byte(key[:len(m.name)]), Type: q.Type, DO: q.DO, CD: q.Flags&wire.FlagCD != 0},
+	}
+	r.flights[f.key] = f
+	var shed *flight
+	if r.running < r.limit {
+		r.running++
+		go r.run(ctx, f)
+	} else {
+		r.queue = append(r.queue, f)
+		if len(r.queue) > maxQueued {
+			shed, r.queue = r.queue[0], r.queue[1:]
+		}
+	}
+	r.mu.Unlock()
+	if shed != nil {
+		r.counts.shed.Add(1)
+		r.finish(shed, &cache.Item{Response: wire.Failure(shed.question.Name, shed.question.Type, wire.RcodeServFail)})
+	}
+}
+
+// run flies f, and then what has been waiting for its turn.
+func (r *resolver) run(ctx context.Context, f *flight) {
+	for f != nil {
+		r.fly(ctx, f)
+		r.mu.Lock()
+		f = nil
+		if last := len(r.queue) - 1; last >= 0 {
+			f, r.queue[last] = r.queue[last], nil
+			r.queue = r.queue[:last]
+		} else if r.running--; r.running == 0 && r.idle != nil {
+			close(r.idle)
+			r.idle = nil
+		}
+		r.mu.Unlock()
+	}
+}
+
+func (r *resolver) fly(ctx context.Context, f *flight) {
+	if f.stale != nil {
+		timer := time.AfterFunc(staleWait, func() {
+			f.stale.RefreshFailed(time.Now().Add(staleRest))
+			r.deliver(f, f.stale)
+		})
+		defer timer.Stop()
+	}
+	start := time.Now()
+	resp, from, err := r.forward.Ask(ctx, f.question)
+	now := time.Now()
+	r.counts.observe(now.Sub(start), err)
+	failed := err != nil || resp.Rcode != wire.RcodeSuccess && resp.Rcode != wire.RcodeNXDomain
+	if !failed {
+		r.finish(f, r.cache.Put([]byte(f.key), resp, from, now))
+		return
+	}
+	if f.stale != nil {
+		f.stale.RefreshFailed(now.Add(staleRest))
+		r.finish(f, f.stale)
+		return
+	}
+	rcode := uint16(wire.RcodeServFail)
+	if err == nil {
+		rcode = resp.Rcode
+	}
+	failure := wire.Failure(f.question.Name, f.question.Type, rcode)
+	r.finish(f, r.cache.PutFailure([]byte(f.key), failure, now, failureLife))
+}
+
+// deliver answers all that wait for f now.
+func (r *resolver) deliver(f *flight, it *cache.Item) {
+	r.mu.Lock()
+	waiters := f.waiters
+	f.waiters = nil
+	r.waiters -= len(waiters)
+	r.mu.Unlock()
+	for _, done := range waiters {
+		done(it)
+	}
+}
+
+// finish ends f. The cache has its answer already, so that nobody asks again in
+// between.
+func (r *resolver) finish(f *flight, it *cache.Item) {
+	r.mu.Lock()
+	delete(r.flights, f.key)
+	r.mu.Unlock()
+	r.deliver(f, it)
+}
+
+// drain waits until nothing is under way.
+func (r *resolver) drain(ctx context.Context) {
+	r.mu.Lock()
+	if r.running == 0 {
+		r.mu.Unlock()
+		return
+	}
+	if r.idle == nil {
+		r.idle = make(chan struct{})
+	}
+	idle := r.idle
+	r.mu.Unlock()
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+}

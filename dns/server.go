@@ -1,0 +1,207 @@
+package dns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/forward"
+	"github.com/sluicenet/sluice/dns/zone"
+	"github.com/sluicenet/sluice/model/status"
+)
+
+// Server is a node's name server. It is a prometheus.Collector.
+type Server struct {
+	Options
+	sockets   []*sockets
+	planner   *zone.Planner
+	zone      atomic.Pointer[zone.Zone]
+	cache     *cache.Cache
+	forward   *forward.Forwarder
+	resolver  *resolver
+	metrics   *metrics
+	probes    probes
+	recursive bool // there are other servers to ask
+
+	workers sync.Pool // of *worker, for what no loop does
+	rooms   sync.Pool // of *[]byte, for answers over TCP
+
+	mu      sync.Mutex    // guards changed
+	changed chan struct{} // closed when there is a newer zone
+}
+
+// New opens the sockets and returns a server that answers on them once it is
+// run. Queries that arrive before are answered then.
+func New(o Options) (*Server, error) {
+	if err := o.complete(); err != nil {
+		return nil, err
+	}
+	s := &Server{Options: o, cache: cache.New(o.Cache), metrics: newMetrics(), changed: make(chan struct{})}
+	for _, addr := range o.Listen {
+		sock, err := listen(addr, o.Sockets)
+		if err != nil {
+			s.Close()
+			return nil, err
+		}
+		s.sockets = append(s.sockets, sock)
+	}
+	var err error
+	if s.forward, err = forward.New(o.forwardOptions(s.Addrs())); err == nil {
+		s.planner, err = zone.NewPlanner(o.zoneOptions())
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	s.zone.Store(s.planner.Zone())
+	s.recursive = len(o.Upstreams)+len(o.Stubs) > 0
+	s.resolver = newResolver(s.cache, s.forward, o.MaxUpstream, &s.metrics.resolver)
+	late := s.metrics.newCounters()
+	s.workers.New = func() any { return &worker{counters: late} }
+	s.rooms.New = newRoom
+	return s, nil
+}
+
+// Addrs returns the addresses that are answered on, with the ports that were
+// picked.
+func (s *Server) Addrs() []netip.AddrPort {
+	addrs := make([]netip.AddrPort, 0, len(s.sockets))
+	for _, sock := range s.sockets {
+		addrs = append(addrs, sock.addr)
+	}
+	return addrs
+}
+
+// Close closes the sockets of a server that is not run.
+func (s *Server) Close() {
+	for _, sock := range s.sockets {
+		sock.close()
+	}
+}
+
+// Run answers until the context ends, and then what is under way. It returns the
+// error of a socket, or nil.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	defer s.forward.Close()
+	// What was begun is not cut off by the end of the context, but by that of
+	// the time for draining.
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	g, serving := errgroup.WithContext(ctx)
+	var conns sync.WaitGroup
+	for _, sock := range s.sockets {
+		for _, conn := range sock.udp {
+			g.Go(func() error {
+				return wrapServe("udp", sock.addr, s.serveUDP(serving, work, conn, sock.addr.Addr().IsUnspecified()))
+			})
+		}
+		g.Go(func() error { return wrapServe("tcp", sock.addr, s.serveTCP(serving, work, sock.tcp, &conns)) })
+	}
+	g.Go(func() error { return s.follow(serving) })
+	g.Go(func() error { return s.probeLoops(serving) })
+	s.Log.Info("dns: serving", "addresses", s.Addrs(), "upstreams", s.Upstreams)
+	err := g.Wait()
+
+	time.AfterFunc(s.Drain, cancel)
+	conns.Wait()
+	s.resolver.drain(work)
+	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
+		return nil
+	}
+	return err
+}
+
+func wrapServe(proto string, addr netip.AddrPort, err error) error {
+	if err != nil {
+		return fmt.Errorf("dns: serve %v over %s: %w", addr, proto, err)
+	}
+	return nil
+}
+
+// follow keeps the zone at the newest snapshot.
+func (s *Server) follow(ctx context.Context) error {
+	w := s.Store.Watch()
+	defer w.Stop()
+	for {
+		update, err := w.Next(ctx)
+		if err != nil {
+			return nil //nolint:nilerr // only the context ends it
+		}
+		old := s.zone.Load()
+		z, findings := s.planner.Update(update)
+		s.publish(z)
+		for _, f := range findings {
+			s.report(f)
+		}
+		if z.Serial() != old.Serial() || z.Ready() != old.Ready() {
+			s.Log.LogAttrs(ctx, slog.LevelDebug, "dns: zone changed", slog.Uint64("revision", z.Revision()),
+				slog.Int("names", z.Len()), slog.Bool("ready", z.Ready()))
+		}
+	}
+}
+
+func (s *Server) publish(z *zone.Zone) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.zone.Store(z)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// report says on a Service what is wrong with its name.
+func (s *Server) report(f zone.Finding) {
+	if f.Reason == "" {
+		s.Log.Info("dns: name resolves again", "object", f.Key.String())
+		if s.Status != nil {
+			s.Status.Clear("dns", f.Key)
+		}
+		return
+	}
+	s.Log.Warn("dns: name does not resolve", "object", f.Key.String(), "reason", f.Reason, "message", f.Message)
+	if s.Status != nil {
+		s.Status.Set("dns", f.Key, status.Report{Conditions: []metav1.Condition{{
+			Type: "Resolves", Status: metav1.ConditionFalse, Reason: f.Reason, Message: f.Message,
+		}}})
+	}
+}
+
+// Zone returns the zone that is answered from.
+func (s *Server) Zone() *zone.Zone { return s.zone.Load() }
+
+// Revision returns the revision of the model that is answered from.
+func (s *Server) Revision() uint64 { return s.Zone().Revision() }
+
+// WaitRevision waits until answers come from that revision of the model or a
+// newer one. The error is the context's.
+func (s *Server) WaitRevision(ctx context.Context, revision uint64) error {
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		s.mu.Unlock()
+		if s.Revision() >= revision {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// isExhausted reports whether the process or the machine is out of descriptors,
+// which passes.
+func isExhausted(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED)
+}
