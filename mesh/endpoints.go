@@ -169,11 +169,7 @@ func (p *Planner) peerIDs(ids map[string]struct{}, sel selection) {
 }
 
 func (p *Planner) identity(pod *model.Pod) string {
-	sa := pod.ServiceAccount
-	if sa == "" {
-		sa = "default"
-	}
-	return spiffe.ID{TrustDomain: p.conf.TrustDomain, Namespace: pod.Namespace, ServiceAccount: sa}.String()
+	return spiffe.ID{TrustDomain: p.conf.TrustDomain, Namespace: pod.Namespace, ServiceAccount: serviceAccount(pod)}.String()
 }
 
 // clientMTLS returns how clients of selections prove themselves, nil if no
