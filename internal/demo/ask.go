@@ -1,0 +1,118 @@
+package demo
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/sluicenet/sluice/internal/echo"
+	"github.com/sluicenet/sluice/internal/lab"
+)
+
+// patience is how long one connection or request may take.
+const patience = 5 * time.Second
+
+// line asks a TCP or UDP echo server, which says its name in one line.
+func line(from *lab.Namespace, network string, to netip.AddrPort) asking {
+	return func(ctx context.Context) (string, error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		conn, err := from.DialContext(ctx, network, to.String())
+		if err != nil {
+			return "", err
+		}
+		defer func() { _ = conn.Close() }()
+		_ = conn.SetDeadline(time.Now().Add(patience))
+		if _, err := conn.Write([]byte("who?\n")); err != nil {
+			return "", err
+		}
+		said, err := bufio.NewReader(conn).ReadString('\n')
+		if err != nil {
+			return "", fmt.Errorf("%s %s: %w", network, to, err)
+		}
+		who, _, _ := strings.Cut(said, " ")
+		return who, nil
+	}
+}
+
+// web is an HTTP client in a namespace.
+type web struct {
+	client *http.Client
+	scheme string
+	to     netip.AddrPort
+	host   string
+}
+
+// plain asks for a host at an address, each time on a new connection.
+func plain(from *lab.Namespace, to netip.AddrPort, host string) *web {
+	return &web{client: from.HTTPClient(), scheme: "http", to: to, host: host}
+}
+
+// secure does it over TLS, and trusts nothing but the given certificates.
+func secure(from *lab.Namespace, to netip.AddrPort, host string, config *tls.Config) *web {
+	transport := from.Transport()
+	transport.DisableKeepAlives = true
+	transport.TLSClientConfig = config.Clone()
+	transport.TLSClientConfig.ServerName = host
+	client := from.HTTPClient()
+	client.Transport = transport
+	return &web{client: client, scheme: "https", to: to, host: host}
+}
+
+// keepAlive asks on connections that stay.
+func (c *web) keepAlive(from *lab.Namespace) *web {
+	c.client.Transport = from.Transport()
+	return c
+}
+
+// get makes one request. An answer other than 200 is an error.
+func (c *web) get(ctx context.Context) (*echo.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.scheme+"://"+c.to.String()+"/", nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Host = c.host
+	response, err := c.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return nil, &statusError{response.StatusCode, strings.TrimSpace(string(body))}
+	}
+	var answer echo.Answer
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.host, err)
+	}
+	return &answer, nil
+}
+
+// ask says which Pod answered.
+func (c *web) ask(ctx context.Context) (string, error) {
+	answer, err := c.get(ctx)
+	if err != nil {
+		return "", err
+	}
+	return answer.Name, nil
+}
+
+// statusError is an HTTP answer that is not 200.
+type statusError struct {
+	code int
+	body string
+}
+
+func (e *statusError) Error() string { return fmt.Sprintf("HTTP status %d %s", e.code, e.body) }

@@ -1,0 +1,172 @@
+// Package demo shows on one machine, without a cluster, what sluice does: it
+// builds the network of the quick start's manifests out of namespaces, runs the
+// real sluice on them, and counts what arrives where.
+//
+// Everything is in namespaces of the demo's own (see package lab), so nothing of
+// the machine's network is touched, no root is needed where the kernel lets
+// users make namespaces, and nothing is left behind, also after SIGKILL.
+package demo
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/sluicenet/sluice/internal/envoy"
+	"github.com/sluicenet/sluice/internal/lab"
+	"github.com/sluicenet/sluice/manifests/examples"
+	"github.com/sluicenet/sluice/model"
+)
+
+// Options says how the demo runs. The zero value shows it on standard output.
+type Options struct {
+	Out    io.Writer
+	Binary string // sluice; default: this program
+	Envoy  string // default: found as sluice finds it
+	// Keep leaves the lab running when the table is complete, until interrupted.
+	Keep bool
+	// Verbose shows what the processes write.
+	Verbose bool
+}
+
+// ErrFailed is wrapped by the error for lines that were not as expected.
+var ErrFailed = errors.New("not as expected")
+
+// Run shows the demo. Call it from the program's first goroutine: it enters the
+// lab's namespaces by [lab.Enter], which starts the program again.
+func Run(ctx context.Context, o Options) error {
+	if err := lab.Enter(); err != nil {
+		return err
+	}
+	if o.Out == nil {
+		o.Out = os.Stdout
+	}
+	started := time.Now()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	d, err := prepare(o, fail)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	err = d.show(ctx)
+	// An interrupt is no finding, and a process that ended is one.
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	if err == nil {
+		d.table.summary(time.Since(started))
+	}
+	if err == nil && d.table.failed > 0 {
+		err = fmt.Errorf("%d of %d lines: %w", d.table.failed, d.table.lines, ErrFailed)
+	}
+	if err != nil && !o.Verbose {
+		d.tails()
+	}
+	if o.Keep && ctx.Err() == nil {
+		d.keep(ctx)
+	}
+	return err
+}
+
+// demo is a running demonstration.
+type demo struct {
+	*world
+	table  *table
+	binary string
+	envoy  string
+	trust  *tls.Config          // of the Gateway's certificate
+	ips    map[string]addresses // of Services, by name
+	dns    *resolver
+	up     *process // sluice up on node1
+	node   *process // sluice node on node2
+}
+
+// prepare finds the programs and builds the network.
+func prepare(o Options, fail context.CancelCauseFunc) (_ *demo, err error) {
+	d := &demo{table: newTable(o.Out), binary: o.Binary}
+	if d.binary == "" {
+		if d.binary, err = os.Executable(); err != nil {
+			return nil, err
+		}
+	}
+	if d.envoy, err = envoy.Find(o.Envoy); err != nil {
+		return nil, err
+	}
+	d.table.note("building two nodes, their Pods and a client outside, of network namespaces")
+	if d.world, err = newWorld(examples.Quickstart()); err != nil {
+		return nil, err
+	}
+	d.fail = fail
+	if o.Verbose {
+		d.world.follow = newFollower(o.Out)
+	}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.trust, err = trust(); err != nil {
+		return nil, err
+	}
+	d.dns = newResolver(d.pods["toolbox"])
+	return d, nil
+}
+
+// trust takes the Gateway's example certificate as the only root.
+func trust() (*tls.Config, error) {
+	objects, err := decode(examples.Quickstart())
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range objects {
+		if secret, ok := o.Value.(*model.Secret); ok && secret.Name == "example-com" {
+			roots := x509.NewCertPool()
+			if roots.AppendCertsFromPEM(secret.Data["tls.crt"]) {
+				return &tls.Config{RootCAs: roots}, nil
+			}
+		}
+	}
+	return nil, errors.New("the quick start has no certificate example-com")
+}
+
+// show runs sluice and writes the table. It returns an error where the table
+// cannot be completed; lines that fail are counted in the table.
+func (d *demo) show(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		d.startNodes, d.startSidecars, d.services, d.names, d.gateway, d.mesh, d.edits, d.restart,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// tails writes the end of what each process wrote.
+func (d *demo) tails() {
+	for _, p := range d.procs {
+		_, _ = fmt.Fprintf(d.table.out, "\n--- the last lines of %s:\n%s\n", p.name, p.tail(20))
+	}
+}
+
+// keep waits for the interrupt.
+func (d *demo) keep(ctx context.Context) {
+	d.table.section("The lab keeps running until ^C. From another terminal:")
+	d.table.note("%s get services -A --socket %s", cmp.Or(os.Args[0], "sluice"), d.socket("node1"))
+	d.table.note("edit %s", d.manifests())
+	d.table.note("logs: %s/*.log", d.dir)
+	<-ctx.Done()
+}
