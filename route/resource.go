@@ -185,6 +185,15 @@ type Inbound struct {
 	Default MTLSMode
 }
 
+// InboundSource4 and InboundSource6 are the addresses from which a sidecar
+// connects to its own application. By them the Pod's rules know these
+// connections from those that the Pod opens to itself through its Service,
+// which have to pass the inbound listener first.
+var (
+	InboundSource4 = netip.MustParseAddr("127.0.0.6")
+	InboundSource6 = netip.IPv6Loopback()
+)
+
 // InboundPort is a port of the workload.
 type InboundPort struct {
 	Port     uint16

@@ -98,7 +98,7 @@ func explicitHTTP(h2 bool) *httpv3.HttpProtocolOptions {
 
 // originalDst makes a cluster that sends each connection to where it was
 // addressed, in the protocol in which it came.
-func originalDst(name string) (delta.Resource, error) {
+func originalDst(name string, source *corev3.BindConfig) (delta.Resource, error) {
 	var p packer
 	options := &httpv3.HttpProtocolOptions{
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_UseDownstreamProtocolConfig{
@@ -113,6 +113,7 @@ func originalDst(name string) (delta.Resource, error) {
 		ClusterDiscoveryType:          &clusterv3.Cluster_Type{Type: clusterv3.Cluster_ORIGINAL_DST},
 		ConnectTimeout:                durationpb.New(connectTimeout),
 		LbPolicy:                      clusterv3.Cluster_CLUSTER_PROVIDED,
+		UpstreamBindConfig:            source,
 		CircuitBreakers:               openBreakers(),
 		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptionsKey: p.any(options)},
 	}

@@ -3,6 +3,7 @@ package translate
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -61,7 +62,7 @@ func inbound(name string, in *route.Inbound) ([]delta.Resource, error) {
 	if b.err != nil {
 		return nil, fmt.Errorf("listener %s: %w", name, b.err)
 	}
-	clusterResource, err := originalDst(InboundCluster)
+	clusterResource, err := originalDst(InboundCluster, inboundSource())
 	if err != nil {
 		return nil, err
 	}
@@ -70,6 +71,18 @@ func inbound(name string, in *route.Inbound) ([]delta.Resource, error) {
 		return nil, fmt.Errorf("listener %s: %w", name, err)
 	}
 	return []delta.Resource{clusterResource, listenerResource}, nil
+}
+
+// inboundSource is where connections to the application come from: see
+// [route.InboundSource4].
+func inboundSource() *corev3.BindConfig {
+	at := func(a netip.Addr) *corev3.SocketAddress {
+		return &corev3.SocketAddress{Address: a.String(), PortSpecifier: &corev3.SocketAddress_PortValue{}}
+	}
+	return &corev3.BindConfig{
+		SourceAddress:        at(route.InboundSource4),
+		ExtraSourceAddresses: []*corev3.ExtraSourceAddress{{Address: at(route.InboundSource6)}},
+	}
 }
 
 // inboundBuilder makes the chains of ports.

@@ -29,7 +29,7 @@ func outbound(name string, o *route.Outbound) ([]delta.Resource, error) {
 			return nil, fmt.Errorf("listener %s: a range of Services is not valid", name)
 		}
 	}
-	clusterResource, err := originalDst(OutboundCluster)
+	clusterResource, err := originalDst(OutboundCluster, nil)
 	if err != nil {
 		return nil, err
 	}
