@@ -1,0 +1,241 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sluicenet/sluice/model"
+)
+
+// claim says which Service has a frontend, and who else wants it, in order.
+type claim struct {
+	owner   model.Name
+	waiting []model.Name
+}
+
+// want is a frontend that a Service asks for.
+type want struct {
+	Frontend
+	key  FrontendKey
+	port uint16 // the Service's
+}
+
+// claim settles who has which frontend, for the Services of dirty, and returns
+// what these want. Services that win or lose one thereby become dirty too.
+//
+// The first to ask keeps it, and if two come at once, the elder, then the one
+// whose name sorts first: a new mistake must not break what works.
+func (p *Planner) claim(snap *model.Snapshot, dirty map[model.Name]struct{}) map[model.Name][]want {
+	names := make([]model.Name, 0, len(dirty))
+	for name := range dirty {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, func(a, b model.Name) int {
+		if c := created(snap, a).Compare(created(snap, b)); c != 0 {
+			return c
+		}
+		return compareNames(a, b)
+	})
+	wanted := make(map[model.Name][]want, len(names))
+	touched := map[model.Name]struct{}{}
+	for _, name := range names {
+		wanted[name] = p.wants(snap, name)
+		if old := p.plan.Service(name); old != nil {
+			p.release(name, old, wanted[name], touched)
+		}
+	}
+	for _, name := range names {
+		for _, w := range wanted[name] {
+			c, taken := p.claims[w.key]
+			switch {
+			case !taken:
+				p.claims[w.key] = claim{owner: name}
+			case c.owner != name && !slices.Contains(c.waiting, name):
+				c.waiting = append(slices.Clone(c.waiting), name)
+				p.claims[w.key] = c
+			}
+		}
+	}
+	for name := range touched {
+		if _, ok := dirty[name]; !ok {
+			dirty[name] = struct{}{}
+			wanted[name] = p.wants(snap, name)
+		}
+	}
+	return wanted
+}
+
+// release gives up what the Service had or waited for and no longer wants.
+func (p *Planner) release(name model.Name, old *Service, wanted []want, touched map[model.Name]struct{}) {
+	drop := func(key FrontendKey) {
+		if slices.ContainsFunc(wanted, func(w want) bool { return w.key == key }) {
+			return
+		}
+		c := p.claims[key]
+		switch {
+		case c.owner != name:
+			c.waiting = slices.DeleteFunc(slices.Clone(c.waiting), func(n model.Name) bool { return n == name })
+			p.claims[key] = c
+		case len(c.waiting) > 0:
+			touched[c.waiting[0]] = struct{}{}
+			p.claims[key] = claim{owner: c.waiting[0], waiting: c.waiting[1:]}
+		default:
+			delete(p.claims, key)
+		}
+	}
+	for _, port := range old.Ports {
+		for i := range port.Frontends {
+			drop(port.Frontends[i].Key(port))
+		}
+	}
+	for _, problem := range old.Problems {
+		if problem.Lost != (FrontendKey{}) {
+			drop(problem.Lost)
+		}
+	}
+}
+
+// assign gives the ports of s the frontends that the Service has, and tells of
+// those that another one has.
+func (p *Planner) assign(s *Service, wanted []want) {
+	byPort := func(w want) *Port {
+		for _, port := range s.Ports {
+			if port.Port == w.port && port.Protocol == w.key.Protocol && port.Family == w.key.Family {
+				return port
+			}
+		}
+		return nil
+	}
+	seen := make(map[FrontendKey]uint16, len(wanted))
+	for _, w := range wanted {
+		port := byPort(w)
+		if port == nil {
+			continue
+		}
+		if other, ok := seen[w.key]; ok {
+			if other != w.port || w.Kind == ClusterIP {
+				s.problem("DuplicatePort", "two ports of the Service claim "+w.key.String())
+			}
+			continue
+		}
+		seen[w.key] = w.port
+		if owner := p.claims[w.key].owner; owner != s.Name {
+			s.Problems = append(s.Problems, Problem{
+				Reason:  "AddressConflict",
+				Message: w.Kind.String() + " " + w.key.String() + " belongs to Service " + owner.String(),
+				Lost:    w.key,
+			})
+			continue
+		}
+		f := w.Frontend
+		toCluster, toLocal := Reject, Reject
+		if len(port.Cluster) > 0 {
+			toCluster, toLocal = ToCluster, Drop
+		}
+		if len(port.Local) > 0 {
+			toLocal = ToLocal
+		}
+		f.Inside, f.Outside = resolve(f.Inside, toCluster, toLocal), resolve(f.Outside, toCluster, toLocal)
+		port.Frontends = append(port.Frontends, f)
+	}
+}
+
+func resolve(policy, toCluster, toLocal Action) Action {
+	if policy == ToLocal {
+		return toLocal
+	}
+	return toCluster
+}
+
+// wants lists the frontends that a Service asks for, with the traffic policy in
+// place of the actions.
+func (p *Planner) wants(snap *model.Snapshot, name model.Name) []want {
+	svc, ok := model.Services.Get(snap, name.Namespace, name.Name)
+	if !ok || !p.mine(svc) {
+		return nil
+	}
+	fams := families(svc)
+	wants := make([]want, 0, len(svc.Ports)*(len(svc.ClusterIPs)+len(svc.ExternalIPs)+len(svc.LoadBalancerIPs)+1))
+	for _, port := range svc.Ports {
+		proto, ok := protocol(port.Protocol)
+		if !ok || port.Port == 0 {
+			continue
+		}
+		add := func(f Frontend, family Family) {
+			if slices.Contains(fams, family) {
+				wants = append(wants, want{f, FrontendKey{f.Addr, family, proto, f.Port}, port.Port})
+			}
+		}
+		inside := Frontend{Kind: ClusterIP, Port: port.Port, Inside: ToCluster, Outside: ToCluster}
+		if svc.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal {
+			inside.Inside, inside.Outside = ToLocal, ToLocal
+		}
+		if p.cfg.MasqueradeAll {
+			inside.Masquerade = MasqueradeAlways
+		}
+		for _, addr := range svc.ClusterIPs {
+			inside.Addr = addr
+			add(inside, FamilyOf(addr))
+		}
+		outside := Frontend{Port: port.Port, Inside: ToCluster, Outside: ToCluster, Masquerade: MasqueradeAlways}
+		if externalLocal(svc) {
+			outside.Outside, outside.Masquerade = ToLocal, MasqueradeFromNode
+		}
+		outside.Kind = ExternalIP
+		for _, addr := range svc.ExternalIPs {
+			outside.Addr = addr
+			add(outside, FamilyOf(addr))
+		}
+		outside.Kind = LoadBalancer
+		if svc.Type == corev1.ServiceTypeLoadBalancer {
+			for _, addr := range svc.LoadBalancerIPs {
+				outside.Addr, outside.Sources = addr, p.sources(svc, addr)
+				add(outside, FamilyOf(addr))
+			}
+		}
+		if port.NodePort != 0 && (svc.Type == corev1.ServiceTypeNodePort || svc.Type == corev1.ServiceTypeLoadBalancer) {
+			outside.Kind, outside.Addr, outside.Port, outside.Sources = NodePort, netip.Addr{}, port.NodePort, nil
+			for _, family := range fams {
+				add(outside, family)
+			}
+		}
+	}
+	return wants
+}
+
+// sources returns who may connect to a load balancer's address. If one of the
+// node's own addresses may, so may the address itself: where it is bound on the
+// node, connections from the node to it have it as their source.
+func (p *Planner) sources(svc *model.Service, addr netip.Addr) []netip.Prefix {
+	if len(svc.SourceRanges) == 0 {
+		return nil
+	}
+	ranges := []netip.Prefix{}
+	self := false
+	for _, r := range svc.SourceRanges {
+		if r.Addr().Is4() != addr.Is4() {
+			continue
+		}
+		ranges = append(ranges, r.Masked())
+		self = self || slices.ContainsFunc(p.here.Addrs, r.Contains)
+	}
+	if self {
+		ranges = append(ranges, netip.PrefixFrom(addr, addr.BitLen()))
+	}
+	return ranges
+}
+
+func created(snap *model.Snapshot, name model.Name) time.Time {
+	if svc, ok := model.Services.Get(snap, name.Namespace, name.Name); ok {
+		return svc.Created
+	}
+	return time.Time{}
+}
+
+func (k FrontendKey) portText() string {
+	return k.Protocol.String() + "/" + strconv.Itoa(int(k.Port))
+}

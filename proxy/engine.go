@@ -1,0 +1,45 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+)
+
+// Engine makes the kernel of a node do what a plan says. Its methods are called
+// by one goroutine.
+//
+// Every step leaves connections alone that it does not concern, established or
+// new, and points at nothing that is not there yet.
+type Engine interface {
+	// Sync makes the kernel match the plan, whatever is there: nothing, what
+	// an earlier process left, or what an earlier call left when it failed.
+	// It takes over what fits, so that connections survive a restart.
+	Sync(ctx context.Context, plan *Plan) error
+	// Apply makes the step from the plan that is in force to the next. Its
+	// cost depends on the changes alone. After an error, only Sync may follow.
+	Apply(ctx context.Context, changes Changes) error
+	// Verify looks whether somebody else has changed what the engine made, and
+	// repairs that. It finishes what was put off, too, so it is to be called
+	// every few seconds. It reports whether something had to be repaired.
+	Verify(ctx context.Context) (repaired bool, err error)
+	// Cleanup removes all that any process has made with this engine.
+	Cleanup(ctx context.Context) error
+	// Close gives up the engine's resources and leaves the kernel as it is.
+	Close() error
+}
+
+// UnsupportedError indicates that the machine cannot run an engine.
+type UnsupportedError struct {
+	Engine  string // such as "nftables"
+	Feature string // what is missing
+	Remedy  string // what to do about it
+	Err     error  // what the kernel said
+}
+
+// Error says what is missing and what to do about it.
+func (e *UnsupportedError) Error() string {
+	return fmt.Sprintf("%s: %s: %v; %s", e.Engine, e.Feature, e.Err, e.Remedy)
+}
+
+// Unwrap returns what the kernel said.
+func (e *UnsupportedError) Unwrap() error { return e.Err }

@@ -1,0 +1,273 @@
+package proxy
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sluicenet/sluice/model"
+)
+
+// Config is what a [Planner] must be told.
+type Config struct {
+	Node string // name of the node that the plan is for
+	// ClusterCIDRs are the networks of all Pods of the cluster. Empty: only
+	// the node's own Pods are known, from its Node object.
+	ClusterCIDRs []netip.Prefix
+	// NodePortAddresses restricts the local addresses that answer NodePorts.
+	// Empty: all. It restricts each family on its own.
+	NodePortAddresses []netip.Prefix
+	MasqueradeAll     bool // masquerade all connections to ClusterIPs
+	// ProxyName selects the Services whose label
+	// service.kubernetes.io/service-proxy-name has this value; empty: those
+	// without the label.
+	ProxyName string
+}
+
+const labelProxyName = "service.kubernetes.io/service-proxy-name"
+
+// Planner makes plans, each from the one before and what changed. It belongs to
+// one goroutine; the plans belong to everybody.
+type Planner struct {
+	cfg    Config
+	plan   *Plan
+	here   Node // of the update in progress
+	claims map[FrontendKey]claim
+	// splitTo holds, by a Service that splits send connections to, the
+	// Services whose connections these are; subsetsOf the same by Pod, for
+	// splits that select Pods. needs is the way back.
+	splitTo   map[model.Name]map[model.Name]struct{}
+	subsetsOf map[model.Name]map[model.Name]struct{}
+	needs     map[model.Name]splitNeeds
+	scratch   []endpoint
+}
+
+// NewPlanner returns a planner whose first Update makes the whole plan.
+func NewPlanner(cfg Config) *Planner {
+	return &Planner{
+		cfg: cfg,
+		plan: &Plan{
+			Node:     Node{Name: cfg.Node, Pods: cfg.ClusterCIDRs, NodePorts: cfg.NodePortAddresses},
+			services: iradix.New[*Service](),
+		},
+		claims:    map[FrontendKey]claim{},
+		splitTo:   map[model.Name]map[model.Name]struct{}{},
+		subsetsOf: map[model.Name]map[model.Name]struct{}{},
+		needs:     map[model.Name]splitNeeds{},
+	}
+}
+
+// Plan returns the newest plan.
+func (p *Planner) Plan() *Plan { return p.plan }
+
+// Update makes the plan of up.New. It looks at the Services that up concerns
+// and at nothing else, except where this node's zone changed.
+func (p *Planner) Update(up model.Update) Changes {
+	node := p.node(up.New)
+	p.here = node
+	dirty := p.dirty(up)
+	if node.Zone != p.plan.Node.Zone || !slices.Equal(node.Addrs, p.plan.Node.Addrs) {
+		for s := range model.Services.All(up.New) {
+			dirty[model.Name{Namespace: s.Namespace, Name: s.Name}] = struct{}{}
+		}
+	}
+	wanted := p.claim(up.New, dirty)
+
+	changes := Changes{Old: p.plan}
+	tx := p.plan.services.Txn()
+	for name := range dirty {
+		old, _ := tx.Get(serviceKey(name))
+		next := p.planService(up.New, name, wanted[name])
+		if old.equal(next) {
+			continue
+		}
+		if next == nil {
+			tx.Delete(serviceKey(name))
+		} else {
+			tx.Insert(serviceKey(name), next)
+		}
+		changes.Services = append(changes.Services, Change{name, old, next})
+	}
+	slices.SortFunc(changes.Services, func(a, b Change) int { return compareNames(a.Name, b.Name) })
+	p.plan = &Plan{Revision: up.New.Revision(), Node: node, services: tx.Commit()}
+	changes.New = p.plan
+	return changes
+}
+
+func compareNames(a, b model.Name) int {
+	if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+// dirty returns the Services whose plan may change.
+func (p *Planner) dirty(up model.Update) map[model.Name]struct{} {
+	dirty := map[model.Name]struct{}{}
+	mark := func(name model.Name) {
+		dirty[name] = struct{}{}
+		for other := range p.splitTo[name] {
+			dirty[other] = struct{}{}
+		}
+	}
+	for _, key := range up.Changed {
+		name := model.Name{Namespace: key.Namespace, Name: key.Name}
+		switch key.Kind {
+		case model.KindService:
+			mark(name)
+		case model.KindEndpointSlice:
+			for _, snap := range [...]*model.Snapshot{up.Old, up.New} {
+				if s, ok := model.EndpointSlices.Get(snap, key.Namespace, key.Name); ok && s.Service != "" {
+					mark(model.Name{Namespace: s.Namespace, Name: s.Service})
+				}
+			}
+		case model.KindSplit:
+			for _, snap := range [...]*model.Snapshot{up.Old, up.New} {
+				if s, ok := model.Splits.Get(snap, key.Namespace, key.Name); ok {
+					dirty[s.Service] = struct{}{}
+				}
+			}
+		case model.KindPod:
+			for other := range p.subsetsOf[name] {
+				dirty[other] = struct{}{}
+			}
+		}
+	}
+	return dirty
+}
+
+// node returns what the plan needs to know of its node. A Node object that is
+// gone for a moment changes nothing.
+func (p *Planner) node(snap *model.Snapshot) Node {
+	node := p.plan.Node
+	n, ok := model.Nodes.Get(snap, "", p.cfg.Node)
+	if !ok {
+		return node
+	}
+	node.Zone = n.Zone()
+	node.Addrs = append(slices.Clone(n.InternalIPs), n.ExternalIPs...)
+	node.Pods = p.cfg.ClusterCIDRs
+	if len(node.Pods) == 0 {
+		node.Pods = n.PodCIDRs
+	}
+	return node
+}
+
+// planService plans one Service. Nil: there is nothing to do for it.
+func (p *Planner) planService(snap *model.Snapshot, name model.Name, wanted []want) *Service {
+	p.forgetNeeds(name)
+	svc, ok := model.Services.Get(snap, name.Namespace, name.Name)
+	if !ok || !p.mine(svc) {
+		return nil
+	}
+	s := &Service{Name: name}
+	for i := range svc.Ports {
+		port := &svc.Ports[i]
+		proto, ok := protocol(port.Protocol)
+		if !ok {
+			s.problem("UnknownProtocol", "port "+portText(port)+": protocol "+string(port.Protocol)+" is not TCP, UDP or SCTP")
+			continue
+		}
+		for _, family := range families(svc) {
+			s.Ports = append(s.Ports, p.planPort(snap, svc, port, family, proto, s))
+		}
+	}
+	p.assign(s, wanted)
+	slices.SortFunc(s.Ports, comparePorts)
+	if svc.HealthCheckNodePort != 0 && svc.Type == corev1.ServiceTypeLoadBalancer && externalLocal(svc) {
+		s.HealthCheckNodePort = svc.HealthCheckNodePort
+		s.LocalReady = p.localReady(snap, svc)
+	}
+	if len(s.Ports) == 0 && len(s.Problems) == 0 {
+		s.problem("NoPorts", "the Service has no ports, so nothing can connect to it")
+	}
+	return s
+}
+
+// planPort plans one port, without its frontends.
+func (p *Planner) planPort(snap *model.Snapshot, svc *model.Service, port *model.ServicePort, family Family, proto Protocol, s *Service) *Port {
+	out := &Port{Name: port.Name, Family: family, Protocol: proto, Port: port.Port, Affinity: svc.AffinityTimeout}
+	var all []endpoint
+	if split := findSplit(snap, svc, port); split != nil {
+		out.Split = split.Origin
+		all = p.splitEndpoints(snap, svc, split, family, proto, s)
+	} else {
+		all = p.endpoints(p.scratch[:0], snap, svc, port.Name, family, proto)
+		p.scratch = all
+	}
+	all = unique(all)
+	out.Cluster, out.Local = categorize(all, p.here)
+	out.Established = established(all)
+	return out
+}
+
+// mine reports whether the Service is for this proxy.
+func (p *Planner) mine(svc *model.Service) bool {
+	return !svc.Headless && svc.Type != corev1.ServiceTypeExternalName && svc.Labels[labelProxyName] == p.cfg.ProxyName
+}
+
+func (s *Service) problem(reason, message string) {
+	s.Problems = append(s.Problems, Problem{Reason: reason, Message: message})
+}
+
+func comparePorts(a, b *Port) int {
+	if a.Family != b.Family {
+		return int(a.Family) - int(b.Family)
+	}
+	if a.Protocol != b.Protocol {
+		return int(a.Protocol) - int(b.Protocol)
+	}
+	return int(a.Port) - int(b.Port)
+}
+
+func protocol(p corev1.Protocol) (Protocol, bool) {
+	switch p {
+	case corev1.ProtocolTCP, "":
+		return TCP, true
+	case corev1.ProtocolUDP:
+		return UDP, true
+	case corev1.ProtocolSCTP:
+		return SCTP, true
+	}
+	return 0, false
+}
+
+// families returns the IP versions that the Service has, as it says or, where
+// it does not, by its addresses.
+func families(svc *model.Service) []Family {
+	var four, six bool
+	for _, f := range svc.Families {
+		four = four || f == corev1.IPv4Protocol
+		six = six || f == corev1.IPv6Protocol
+	}
+	if len(svc.Families) == 0 {
+		for _, a := range svc.ClusterIPs {
+			four, six = four || a.Is4(), six || a.Is6()
+		}
+	}
+	switch {
+	case four && six:
+		return []Family{IPv4, IPv6}
+	case six:
+		return []Family{IPv6}
+	case four:
+		return []Family{IPv4}
+	}
+	return nil
+}
+
+func externalLocal(svc *model.Service) bool {
+	return svc.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+func portText(p *model.ServicePort) string {
+	proto, _ := protocol(p.Protocol)
+	text := FrontendKey{Protocol: proto, Port: p.Port}.portText()
+	if p.Name != "" {
+		text = p.Name + " (" + text + ")"
+	}
+	return text
+}
