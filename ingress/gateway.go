@@ -109,8 +109,8 @@ func (p *Planner) planGateway(key model.Key) {
 		before, claimed = old.resources, old.claims
 	}
 	p.publish(gw.group, before, gw.resources)
-	if old == nil || !slices.Equal(old.ports, gw.ports) {
-		p.out.Groups = append(p.out.Groups, GroupChange{Group: gw.group, Gateway: name, Ports: gw.ports})
+	if old == nil || old.obj.UID != obj.UID || !slices.Equal(old.ports, gw.ports) {
+		p.out.Groups = append(p.out.Groups, GroupChange{Group: gw.group, Gateway: name, UID: string(obj.UID), Ports: gw.ports})
 	}
 	gw.claims = gw.isolate()
 	p.setClaims(key, claimed, gw.claims)

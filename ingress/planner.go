@@ -90,6 +90,7 @@ type Report struct {
 type GroupChange struct {
 	Group   route.Group
 	Gateway model.Name // without a namespace: the IngressClass of that name
+	UID     string     // of the Gateway object
 	Ports   []uint16   // on which the proxies listen, in order
 	Gone    bool
 }
