@@ -57,10 +57,8 @@ func (p *packer) hosts(statPrefix, space string) *hcmv3.HttpConnectionManager {
 		TypedConfig: p.any(&mutationv3.HeaderMutation{Mutations: []*mutationrules.HeaderMutation{{
 			Action: &mutationrules.HeaderMutation_Append{Append: &corev3.HeaderValueOption{
 				Header: &corev3.HeaderValue{
-					Key: ScopeHeader,
-					// The authority without its port, which the backend
-					// still gets to see.
-					Value: scopeKey(space, "%REQUESTED_SERVER_NAME(HOST_FIRST:HOST)%"),
+					Key:   ScopeHeader,
+					Value: scopeKey(space, "") + "%REQ(:AUTHORITY)%",
 				},
 				AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
 			}},
@@ -73,8 +71,11 @@ func (p *packer) hosts(statPrefix, space string) *hcmv3.HttpConnectionManager {
 		ScopeKeyBuilder: &hcmv3.ScopedRoutes_ScopeKeyBuilder{Fragments: []*hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder{{
 			Type: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_{
 				HeaderValueExtractor: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor{
-					Name:        ScopeHeader,
-					ExtractType: &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_Index{},
+					Name: ScopeHeader,
+					// The first of what colons separate: the port is left
+					// out of the key, while the backend gets to see it.
+					ElementSeparator: ":",
+					ExtractType:      &hcmv3.ScopedRoutes_ScopeKeyBuilder_FragmentBuilder_HeaderValueExtractor_Index{},
 				},
 			},
 		}}},

@@ -101,7 +101,7 @@ func checkHost(h *route.Host) error {
 	switch {
 	case h.Name == "*":
 		return nil
-	case name == "", name != strings.ToLower(name), strings.ContainsAny(name, "*/|? \t"):
+	case name == "", name != strings.ToLower(name), strings.ContainsAny(name, "*/|;? \t"):
 		return fmt.Errorf("%q is not the name of a host", h.Name)
 	}
 	if strings.Contains(name, ":") {
@@ -116,7 +116,7 @@ func checkHost(h *route.Host) error {
 
 // checkSpace returns why a space cannot be part of a scope's key.
 func checkSpace(space string) error {
-	if space == "" || strings.ContainsAny(space, scopeSeparator+"% \t\r\n") {
+	if space == "" || strings.ContainsAny(space, scopeSeparator+";% \t\r\n") {
 		return fmt.Errorf("%q is not the name of a space of hosts", space)
 	}
 	return nil

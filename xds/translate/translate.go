@@ -134,9 +134,12 @@ func scopeRef(space, host string) delta.Ref {
 	return delta.Ref{TypeURL: delta.ScopedRouteType, Name: scopeKey(space, host)}
 }
 
-// scopeKey is what a request's scope header must be for the scope to be taken.
-// It is the scope's name as well.
-func scopeKey(space, host string) string { return space + scopeSeparator + host }
+// scopeKey is what a request's scope header must be for the scope to be taken,
+// up to the first colon, which is where Envoy cuts the port off. It is the
+// scope's name as well.
+func scopeKey(space, host string) string {
+	return strings.ReplaceAll(space+scopeSeparator+host, ":", ";")
+}
 
 // wildcard reports whether a host stands for others.
 func wildcard(name string) bool { return strings.HasPrefix(name, "*") }
