@@ -54,8 +54,12 @@ func (s *Snapshot) get(key Key) any {
 
 // Keys yields the key of every object of a kind, in order.
 func (s *Snapshot) Keys(kind KindID) iter.Seq[Key] {
+	return keysOf(s.tables[kind].Root(), kind)
+}
+
+func keysOf(root *iradix.Node[any], kind KindID) iter.Seq[Key] {
 	return func(yield func(Key) bool) {
-		it := s.tables[kind].Root().Iterator()
+		it := root.Iterator()
 		for k, _, ok := it.Next(); ok; k, _, ok = it.Next() {
 			if ns, name := splitTableKey(k); !yield(Key{kind, ns, name}) {
 				return

@@ -2,6 +2,7 @@ package model
 
 import (
 	"context"
+	"iter"
 	"sync"
 	"sync/atomic"
 
@@ -101,6 +102,10 @@ func (t *Txn) Any(key Key) any {
 	v, _ := t.table(key.Kind).Get(tableKey(key.Namespace, key.Name))
 	return v
 }
+
+// Keys yields the key of every object of a kind as this transaction has them so
+// far, in order. The transaction must not be written to meanwhile.
+func (t *Txn) Keys(kind KindID) iter.Seq[Key] { return keysOf(t.table(kind).Root(), kind) }
 
 // MarkSynced says that the source has delivered its first full state of kind.
 func (t *Txn) MarkSynced(kind KindID) { t.synced |= 1 << kind }

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -155,12 +156,14 @@ func (k *Kind) Equal(a, b Value) bool {
 // one Go type of the kind.
 func Scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
+	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
 	for _, k := range kinds {
 		for _, version := range k.Versions {
 			gvk := k.GVK(version)
 			s.AddKnownTypeWithName(gvk, k.New())
 			gvk.Kind += "List"
 			s.AddKnownTypeWithName(gvk, k.NewList())
+			metav1.AddToGroupVersion(s, gvk.GroupVersion())
 		}
 	}
 	return s

@@ -1,8 +1,12 @@
 package source
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluicenet/sluice/model"
 )
@@ -97,6 +101,41 @@ func (p Problem) Where() string {
 	}
 	return p.File
 }
+
+// ConditionAccepted is the type of the condition that says what is wrong with
+// an object as it was read.
+const ConditionAccepted = "Accepted"
+
+// Conditions says in one condition what is wrong with an object; it is empty if
+// nothing is. Problems that keep something out of force come before mere
+// warnings, with which the condition is true.
+func Conditions(problems []Problem) []metav1.Condition {
+	if len(problems) == 0 {
+		return nil
+	}
+	problems = slices.Clone(problems)
+	slices.SortStableFunc(problems, func(a, b Problem) int {
+		switch {
+		case a.Warning == b.Warning:
+			return 0
+		case b.Warning:
+			return -1
+		}
+		return 1
+	})
+	errs := make([]error, 0, maxToldProblems)
+	for _, p := range problems[:min(len(problems), maxToldProblems)] {
+		errs = append(errs, p)
+	}
+	c := metav1.Condition{Type: ConditionAccepted, Status: metav1.ConditionFalse, Reason: string(problems[0].Reason), Message: errors.Join(errs...).Error()}
+	if problems[0].Warning {
+		c.Status = metav1.ConditionTrue
+	}
+	return []metav1.Condition{c}
+}
+
+// maxToldProblems is how many problems a condition tells.
+const maxToldProblems = 5
 
 // findings collects what a conversion finds wrong.
 type findings struct{ errs []FieldError }

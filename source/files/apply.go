@@ -176,7 +176,7 @@ func (s *Source) report(key model.Key) {
 	case where == "":
 		s.opts.Board.Clear(Part, key)
 	default:
-		s.opts.Board.Set(Part, key, status.Report{Conditions: condition(slices.Concat(held, problems)), Where: where})
+		s.opts.Board.Set(Part, key, status.Report{Conditions: source.Conditions(slices.Concat(held, problems)), Where: where})
 	}
 }
 

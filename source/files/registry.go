@@ -2,11 +2,8 @@ package files
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/source"
@@ -224,30 +221,4 @@ func (r *registry) problems(key model.Key) (own, held []source.Problem, where st
 		held = append(held, d.held...)
 	}
 	return append(own, e.extra...), held, where
-}
-
-// condition says in one condition what is wrong with an object. The first
-// problem gives the reason, those that keep something out of force before
-// mere warnings.
-func condition(problems []source.Problem) []metav1.Condition {
-	if len(problems) == 0 {
-		return nil
-	}
-	slices.SortStableFunc(problems, func(a, b source.Problem) int { return boolToInt(a.Warning) - boolToInt(b.Warning) })
-	var errs []error
-	for _, p := range problems[:min(len(problems), 5)] {
-		errs = append(errs, p)
-	}
-	c := metav1.Condition{Type: "Accepted", Status: metav1.ConditionFalse, Reason: string(problems[0].Reason), Message: errors.Join(errs...).Error()}
-	if problems[0].Warning {
-		c.Status = metav1.ConditionTrue
-	}
-	return []metav1.Condition{c}
-}
-
-func boolToInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
