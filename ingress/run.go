@@ -30,9 +30,6 @@ type Options struct {
 	// Moved waits until the progress of groups may have changed since the
 	// last call, and names them. Its error ends the wait for good.
 	Moved func(context.Context) ([]route.Group, error)
-	// Replaced waits until the answer of Place may have
-	// changed for groups since the last call, and names them; nil: never.
-	Replaced func(context.Context) ([]route.Group, error)
 	// Groups, if set, is told which proxies are needed, and no longer.
 	Groups func([]GroupChange)
 	// Planned, if set, is called once, when all that there was at the start
@@ -61,10 +58,6 @@ func Run(ctx context.Context, o Options) error {
 	if o.Progress != nil && o.Moved != nil {
 		moved = follow(ctx, o.Moved)
 	}
-	var replaced <-chan []route.Group
-	if o.Replaced != nil {
-		replaced = follow(ctx, o.Replaced)
-	}
 	pending := model.Update{Old: model.Empty()}
 	for {
 		select {
@@ -82,14 +75,6 @@ func Run(ctx context.Context, o Options) error {
 			if up.New.Synced(Kinds()...) {
 				r.update(pending)
 				pending = model.Update{}
-			}
-		case groups, ok := <-replaced:
-			if !ok {
-				replaced = nil
-				continue
-			}
-			if r.started {
-				r.apply(r.planner.Replace(groups...))
 			}
 		case groups, ok := <-moved:
 			if !ok {
