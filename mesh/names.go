@@ -22,6 +22,17 @@ const (
 	InboundListener  = "inbound"
 )
 
+// What else the parts of a sidecar agree on.
+const (
+	// ProxyUID is the user and group that Envoy runs as. The Pod's rules let
+	// the connections of this user pass.
+	ProxyUID = 1337
+	// HealthPort is where a sidecar says whether it is ready.
+	HealthPort = 15021
+	// ControlPlanePort is where certificates and configuration come from.
+	ControlPlanePort = 15012
+)
+
 // Space is the space of host names of the sidecars' outbound listener; see
 // [route.OutboundSpace].
 const Space = "mesh"

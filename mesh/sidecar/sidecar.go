@@ -23,14 +23,6 @@ import (
 	"github.com/sluicenet/sluice/xds/bootstrap"
 )
 
-// UID is the user that a sidecar's Envoy runs as: the Pod's rules let the
-// connections of this user pass.
-const UID = 1337
-
-// HealthPort is where a sidecar says whether it is ready, unless told
-// otherwise. The Pod's rules let it through.
-const HealthPort = 15021
-
 // Options say what is to be run. Node, Signer, ControlPlane and Dir must be
 // set.
 type Options struct {
