@@ -256,3 +256,9 @@ func to(name string, clusters ...string) route.Rule {
 }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// replaceHost puts a host in the place of HOST.
+func replaceHost(s, host string) string { return strings.ReplaceAll(s, "HOST", host) }
+
+// replaceComma is how a list of values prints when it came in one line.
+func replaceComma(s string) string { return strings.ReplaceAll(s, " ", ",") }

@@ -37,7 +37,6 @@ func (p *packer) manager(statPrefix string, filters ...*hcmv3.HttpFilter) *hcmv3
 		ServerHeaderTransformation: hcmv3.HttpConnectionManager_PASS_THROUGH,
 		NormalizePath:              wrapperspb.Bool(true),
 		UpgradeConfigs:             []*hcmv3.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
-		InternalAddressConfig:      &hcmv3.HttpConnectionManager_InternalAddressConfig{},
 	}
 }
 

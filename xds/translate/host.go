@@ -42,7 +42,10 @@ func exactHost(h *route.Host) (delta.Resource, error) {
 func scope(space, host string, rc *routev3.RouteConfiguration, needs []delta.Ref) (delta.Resource, error) {
 	key := scopeKey(space, host)
 	rc.Name = key
-	rc.RequestHeadersToRemove = []string{ScopeHeader}
+	rc.RequestHeadersToRemove = []string{ScopeHeader, "x-envoy-internal"}
+	// The order of delivery sees to it that clusters are there; and one that
+	// is meant not to be there, noBackend, must not be refused.
+	rc.ValidateClusters = wrapperspb.Bool(false)
 	return resource(scopeRef(space, host), &routev3.ScopedRouteConfiguration{
 		Name:               key,
 		RouteConfiguration: rc,
