@@ -46,8 +46,11 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// Kinds are the kinds of objects that the planner reads. Nothing should be
-// published before the source has delivered all of them once.
+// Kinds are the kinds of objects that the mesh reads.
+func Kinds() []model.KindID { return (&Config{}).Kinds() }
+
+// Kinds are the kinds of objects that are read with this configuration. Nothing
+// is published before the source has delivered all of them once.
 func (c *Config) Kinds() []model.KindID {
 	kinds := []model.KindID{model.KindService, model.KindVirtualService, model.KindDestinationRule}
 	if !c.SplitsOnly {

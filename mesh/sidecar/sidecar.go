@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	secret "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
@@ -19,9 +21,14 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluicenet/sluice/internal/envoy"
+	"github.com/sluicenet/sluice/mesh"
 	"github.com/sluicenet/sluice/mesh/ca"
 	"github.com/sluicenet/sluice/xds/bootstrap"
 )
+
+// HealthPort is where a sidecar says whether it is ready, unless told
+// otherwise.
+const HealthPort = mesh.HealthPort
 
 // Options say what is to be run. Node, Signer, ControlPlane and Dir must be
 // set.
@@ -41,7 +48,9 @@ type Options struct {
 	// Health is the address of /healthz, which is good when Envoy has all of
 	// its configuration, and /livez; empty: none.
 	Health string
-	// Envoy says how Envoy is run. Its Bootstrap and Admin are filled in.
+	// Envoy says how Envoy is run. Its Bootstrap and Admin are filled in. A
+	// sidecar's Envoy has to be the user [mesh.ProxyUID], and is, if Run is
+	// called by root and Credential is not set.
 	Envoy envoy.Options
 	// Metrics is where the metrics are registered; nil: nowhere.
 	Metrics prometheus.Registerer
@@ -92,6 +101,9 @@ func Run(ctx context.Context, o Options) error {
 	m, err := newMetrics(o.Metrics)
 	if err != nil {
 		return err
+	}
+	if o.Envoy.Credential == nil && os.Geteuid() == 0 && strings.HasPrefix(o.Node, "sidecar/") {
+		o.Envoy.Credential = &syscall.Credential{Uid: mesh.ProxyUID, Gid: mesh.ProxyUID}
 	}
 	socket, admin := filepath.Join(o.Dir, sdsSocket), filepath.Join(o.Dir, adminSocket)
 	sds := newSecrets(o.Log)
