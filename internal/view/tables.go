@@ -12,6 +12,7 @@ import (
 	"github.com/sluicenet/sluice/internal/admin"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/model/status"
+	"github.com/sluicenet/sluice/source"
 )
 
 // resources maps the names by which kinds are asked for, plural and short, to
@@ -41,8 +42,9 @@ var resources = []struct {
 }
 
 // Tables returns the listers of every kind of the model, and of the problems
-// that were found, by all their names.
-func Tables(store *model.Store, board *status.Board) map[string]admin.Lister {
+// that were found, by all their names. manifests, which may be nil, returns what
+// is wrong with files.
+func Tables(store *model.Store, board *status.Board, manifests func() []source.Problem) map[string]admin.Lister {
 	out := map[string]admin.Lister{}
 	for _, r := range resources {
 		list := func() admin.Table { return kindTable(store.Snapshot(), board, r.kind) }
@@ -58,7 +60,7 @@ func Tables(store *model.Store, board *status.Board) map[string]admin.Lister {
 		out[name] = func() admin.Table { return endpointTable(store.Snapshot()) }
 	}
 	for _, name := range []string{"problems", "problem"} {
-		out[name] = func() admin.Table { return problemTable(board) }
+		out[name] = func() admin.Table { return problemTable(board, manifests) }
 	}
 	return out
 }
@@ -181,8 +183,20 @@ func endpointTable(snap *model.Snapshot) admin.Table {
 }
 
 // problemTable lists what is wrong, wherever it is.
-func problemTable(board *status.Board) admin.Table {
+func problemTable(board *status.Board, manifests func() []source.Problem) admin.Table {
 	t := admin.Table{Columns: []admin.Column{{Name: "OBJECT"}, {Name: "PART"}, {Name: "CONDITION"}, {Name: "MESSAGE"}}}
+	if manifests != nil {
+		for _, p := range manifests() {
+			if p.HasKey && !p.Warning {
+				continue // the board has it, on its object
+			}
+			t.Rows = append(t.Rows, admin.Row{
+				Name:   p.Where(),
+				Cells:  []string{p.Where(), "source", string(p.Reason), p.Error()},
+				Object: map[string]string{"where": p.Where(), "reason": string(p.Reason), "message": p.Error()},
+			})
+		}
+	}
 	all := board.All()
 	keys := slices.SortedFunc(maps.Keys(all), func(a, b model.Key) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))

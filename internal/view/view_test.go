@@ -3,6 +3,7 @@ package view
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -15,9 +16,10 @@ import (
 	"github.com/sluicenet/sluice/internal/admin"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/model/status"
+	"github.com/sluicenet/sluice/source"
 )
 
-func world() (*model.Store, *status.Board) {
+func world() (*model.Store, *status.Board, func() []source.Problem) {
 	store, board := model.NewStore(), status.NewBoard()
 	addr := netip.MustParseAddr
 	store.Update(func(tx *model.Txn) {
@@ -46,7 +48,9 @@ func world() (*model.Store, *status.Board) {
 		Conditions: []metav1.Condition{{Type: "Accepted", Status: "True"}, {Type: "Programmed", Status: "True"}},
 		Value:      gatewayv1.GatewayStatus{Addresses: []gatewayv1.GatewayStatusAddress{{Value: "192.0.2.1"}}},
 	})
-	return store, board
+	return store, board, func() []source.Problem {
+		return []source.Problem{{File: "a.yaml", Line: 3, Reason: source.ReasonParse, Err: errors.New("not YAML")}}
+	}
 }
 
 func show(t *testing.T, table admin.Table, format string) string {
@@ -72,8 +76,9 @@ default     web       10.0.0.2   8080/TCP   Draining   <none>   <none>
 		"gateways": `NAMESPACE   NAME   STATUS
 default     shop   Accepted,Programmed
 `,
-		"problems": `OBJECT                PART    CONDITION                          MESSAGE
-Service default/web   proxy   Programmed=False (NodePortTaken)   spec.ports[0].nodePort: 30080 belongs to default/old
+		"problems": `OBJECT                PART     CONDITION                          MESSAGE
+a.yaml:3              source   ParseError                         a.yaml:3: not YAML
+Service default/web   proxy    Programmed=False (NodePortTaken)   spec.ports[0].nodePort: 30080 belongs to default/old
 `,
 	} {
 		if got := show(t, tables[name](), ""); got != want {
