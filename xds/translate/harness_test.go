@@ -262,3 +262,52 @@ func replaceHost(s, host string) string { return strings.ReplaceAll(s, "HOST", h
 
 // replaceComma is how a list of values prints when it came in one line.
 func replaceComma(s string) string { return strings.ReplaceAll(s, " ", ",") }
+
+// redirected dials one address, whatever it is asked for.
+type redirected struct {
+	addr string
+	d    interface {
+		DialContext(ctx context.Context, network, addr string) (net.Conn, error)
+	}
+}
+
+func (r *redirected) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	return r.d.DialContext(ctx, network, r.addr)
+}
+
+// speaker starts a server that says its name to each connection and closes it.
+func speaker(t *testing.T, name string) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go speak(l, name)
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+func speak(l net.Listener, name string) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		_, _ = io.WriteString(conn, name)
+		_ = conn.Close()
+	}
+}
+
+// listen connects and returns what the server says; empty if the connection
+// comes to nothing.
+func listen(t *testing.T, dial func(network, addr string) (net.Conn, error), addr string) string {
+	t.Helper()
+	conn, err := dial("tcp", addr)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	said, _ := io.ReadAll(conn)
+	return string(said)
+}
