@@ -119,7 +119,15 @@ func convertSecret(in *corev1.Secret, f *findings) []Value {
 		s.Type = corev1.SecretTypeOpaque
 	}
 	switch s.Type {
-	case "helm.sh/release.v1", corev1.SecretTypeServiceAccountToken, corev1.SecretTypeDockerConfigJson, corev1.SecretTypeDockercfg, corev1.SecretTypeBootstrapToken:
+	case corev1.SecretTypeServiceAccountToken:
+		// By its token a workload of a directory of manifests proves who it is.
+		if token := in.Data[corev1.ServiceAccountTokenKey]; len(token) > 0 {
+			s.Data = map[string][]byte{corev1.ServiceAccountTokenKey: token}
+		} else if token := in.StringData[corev1.ServiceAccountTokenKey]; token != "" {
+			s.Data = map[string][]byte{corev1.ServiceAccountTokenKey: []byte(token)}
+		}
+		return []Value{s}
+	case "helm.sh/release.v1", corev1.SecretTypeDockerConfigJson, corev1.SecretTypeDockercfg, corev1.SecretTypeBootstrapToken:
 		return []Value{s}
 	}
 	s.Data = in.Data

@@ -24,7 +24,7 @@ func keepAnnotation(name string) bool {
 		return true
 	}
 	switch name {
-	case corev1.AnnotationTopologyMode, "networking.istio.io/exportTo":
+	case corev1.AnnotationTopologyMode, corev1.ServiceAccountNameKey, "networking.istio.io/exportTo":
 		return true
 	}
 	return false
