@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -28,7 +29,7 @@ const (
 // first, because their clients are still waiting.
 type resolver struct {
 	cache   *cache.Cache
-	forward *forward.Forwarder
+	servers asker
 	limit   int
 	counts  *resolverCounts
 
@@ -38,6 +39,11 @@ type resolver struct {
 	running int
 	waiters int
 	idle    chan struct{} // closed when nothing is under way; nil if nobody waits
+}
+
+// asker asks other servers; it is a [forward.Forwarder].
+type asker interface {
+	Ask(context.Context, forward.Question) (*wire.Response, netip.AddrPort, error)
 }
 
 // flight is one question to other servers, and who waits for its answer.
@@ -51,8 +57,8 @@ type flight struct {
 // waiter is called once, with the answer or a failure.
 type waiter func(*cache.Item)
 
-func newResolver(c *cache.Cache, f *forward.Forwarder, limit int, counts *resolverCounts) *resolver {
-	return &resolver{cache: c, forward: f, limit: limit, counts: counts, flights: map[string]*flight{}}
+func newResolver(c *cache.Cache, servers asker, limit int, counts *resolverCounts) *resolver {
+	return &resolver{cache: c, servers: servers, limit: limit, counts: counts, flights: map[string]*flight{}}
 }
 
 // resolve finds out what m says is missing for the query and calls done, from
@@ -123,7 +129,7 @@ func (r *resolver) fly(ctx context.Context, f *flight) {
 		defer timer.Stop()
 	}
 	start := time.Now()
-	resp, from, err := r.forward.Ask(ctx, f.question)
+	resp, from, err := r.servers.Ask(ctx, f.question)
 	now := time.Now()
 	r.counts.observe(now.Sub(start), err)
 	failed := err != nil || resp.Rcode != wire.RcodeSuccess && resp.Rcode != wire.RcodeNXDomain

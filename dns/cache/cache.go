@@ -97,6 +97,10 @@ type Item struct {
 // stale one.
 func (it *Item) Left(now time.Time) time.Duration { return it.stored.Add(it.life).Sub(now) }
 
+// Stale reports whether the answer has been kept for too long. One that may not be
+// kept at all is only handed on, and is as fresh as it came.
+func (it *Item) Stale(now time.Time) bool { return it.Keep && it.Left(now) <= 0 }
+
 // RefreshFailed says that no server had a newer answer. Until the time given the
 // stale one is good enough and none needs to be asked (RFC 8767 §5, failure
 // recheck timer).
@@ -109,13 +113,13 @@ func (it *Item) Rested(now time.Time) bool { return now.UnixNano() < it.retry.Lo
 // the header's.
 func (it *Item) Write(buf []byte, q *wire.Query, now time.Time, flags uint16) []byte {
 	age := uint32(max(0, now.Sub(it.stored)) / time.Second)
-	stale := it.Left(now) <= 0
+	stale := it.Stale(now)
 	return it.Response.Write(buf, q, flags, func(ttl uint32) uint32 { return aged(ttl, age, stale) })
 }
 
 // TTL returns what is left of one record's TTL.
 func (it *Item) TTL(now time.Time, ttl uint32) uint32 {
-	return aged(ttl, uint32(max(0, now.Sub(it.stored))/time.Second), it.Left(now) <= 0)
+	return aged(ttl, uint32(max(0, now.Sub(it.stored))/time.Second), it.Stale(now))
 }
 
 func aged(ttl, age uint32, stale bool) uint32 {

@@ -24,6 +24,8 @@ type Response struct {
 	Keep     bool
 	Negative bool
 	Lifetime uint32
+
+	owners []uint16 // offsets of answers' owners that spell the question's name
 }
 
 // ParseResponse reads the answer to a query for name, in wire form, and type. It
@@ -41,7 +43,7 @@ func ParseResponse(msg, name []byte, typ uint16) (*Response, error) {
 		binary.BigEndian.Uint16(msg[end-4:]) != typ, binary.BigEndian.Uint16(msg[end-2:]) != ClassIN:
 		return nil, ErrResponse
 	}
-	if !r.parseRecords(msg, end, typ) {
+	if !r.parseRecords(msg, name, typ) {
 		return nil, ErrResponse
 	}
 	return r, nil
@@ -49,7 +51,8 @@ func ParseResponse(msg, name []byte, typ uint16) (*Response, error) {
 
 // parseRecords walks the three sections. What a truncated message lacks of them
 // is not an error.
-func (r *Response) parseRecords(msg []byte, off int, typ uint16) bool {
+func (r *Response) parseRecords(msg, name []byte, typ uint16) bool {
+	off := HeaderLen + len(name) + 4
 	r.Answers = int(binary.BigEndian.Uint16(msg[6:]))
 	authority := r.Answers + int(binary.BigEndian.Uint16(msg[8:]))
 	total := authority + int(binary.BigEndian.Uint16(msg[10:]))
@@ -74,6 +77,9 @@ func (r *Response) parseRecords(msg []byte, off int, typ uint16) bool {
 		switch {
 		case i < r.Answers:
 			answered = answered || rr.Type == typ || typ == TypeANY
+			if EqualFold(msg[off:rr.Fixed], name) {
+				r.owners = append(r.owners, uint16(off))
+			}
 			least = min(least, rr.TTL)
 		case i < authority && rr.Type == TypeSOA && rr.End-rr.Data >= 4:
 			soa = true
@@ -120,7 +126,13 @@ func (r *Response) Write(buf []byte, q *Query, flags uint16, ttl func(uint32) ui
 		b := buf[off:]
 		binary.BigEndian.PutUint32(b, ttl(binary.BigEndian.Uint32(b)))
 	}
-	copy(buf[HeaderLen:], q.Question) // the same but for case
+	// The same but for case, of which clients get back what they sent.
+	copy(buf[HeaderLen:], q.Question)
+	for _, off := range r.owners {
+		if int(off)+len(q.Name) <= len(buf) {
+			copy(buf[off:], q.Question[:len(q.Name)])
+		}
+	}
 	for i, n := range counts {
 		binary.BigEndian.PutUint16(buf[6+2*i:], n)
 	}
