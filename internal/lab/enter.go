@@ -38,6 +38,8 @@ func Enter() error {
 	switch {
 	case entered:
 		return nil
+	case stage == "unmapped":
+		os.Exit(awaitUsers())
 	case stage == "init":
 		os.Exit(beInit())
 	case stage == "main":
@@ -48,13 +50,20 @@ func Enter() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	const own = unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET
-	code, err := startInit(&syscall.SysProcAttr{Cloneflags: own})
+	code, err := startInit("init", &syscall.SysProcAttr{Cloneflags: own}, nil)
 	if errors.Is(err, unix.EPERM) {
-		code, err = startInit(&syscall.SysProcAttr{
-			Cloneflags:  own | unix.CLONE_NEWUSER,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
-		})
+		err = nil
+		users, some := subordinates()
+		if some {
+			code, err = startInit("unmapped", &syscall.SysProcAttr{Cloneflags: own | unix.CLONE_NEWUSER}, users)
+		}
+		if !some || errors.Is(err, errNoUsers) {
+			code, err = startInit("init", &syscall.SysProcAttr{
+				Cloneflags:  own | unix.CLONE_NEWUSER,
+				UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+				GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+			}, nil)
+		}
 	}
 	if err != nil {
 		return err
@@ -63,6 +72,12 @@ func Enter() error {
 	return nil
 }
 
+// Descriptors that the init process is born with.
+const (
+	reportFD = 3 // where it writes its initReport
+	mappedFD = 4 // where it reads that it has users
+)
+
 // initReport is what the init process says to its parent once it is set up.
 type initReport struct {
 	Op    string        `json:"op,omitempty"`
@@ -70,27 +85,44 @@ type initReport struct {
 }
 
 // startInit starts this program as the first process of new namespaces, and
-// waits for its end. An error means that the program has not begun there.
-func startInit(attr *syscall.SysProcAttr) (code int, err error) {
+// waits for its end. An error means that the program has not begun there. The
+// process at the stage "unmapped" waits for its users.
+func startInit(stage string, attr *syscall.SysProcAttr, users *userMap) (code int, err error) {
 	reports, w, err := os.Pipe()
 	if err != nil {
 		return 0, fmt.Errorf("lab: %w", err)
 	}
 	defer func() { _ = reports.Close() }()
+	mapped, begin, err := os.Pipe()
+	if err != nil {
+		return 0, fmt.Errorf("lab: %w", err)
+	}
+	defer func() { _ = begin.Close() }()
 	// In a process group of its own, so that the terminal's ^C comes once, by
 	// this process, and not a second time from the terminal.
 	attr.Setpgid = true
 	attr.Pdeathsig = syscall.SIGKILL
-	cmd := again("init", attr)
-	cmd.ExtraFiles = []*os.File{w}
+	cmd := again(stage, attr)
+	cmd.ExtraFiles = []*os.File{w, mapped}
 
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
 	defer signal.Stop(signals)
 	err = cmd.Start()
 	_ = w.Close()
+	_ = mapped.Close()
 	if err != nil {
 		return 0, unsupported("make namespaces", err)
+	}
+	if users != nil {
+		if err := users.write(cmd.Process.Pid); err != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return 0, err
+		}
+		if _, err := begin.Write([]byte{1}); err != nil {
+			return 0, fmt.Errorf("lab: %w", err)
+		}
 	}
 	go handOn(signals, cmd.Process)
 
@@ -110,9 +142,10 @@ func startInit(attr *syscall.SysProcAttr) (code int, err error) {
 // mount and the network namespace, starts the program proper, and reaps what is
 // orphaned until that one ends; the kernel then ends whatever is left.
 func beInit() int {
+	runtime.LockOSThread() // dieWithParent is a thread's
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	pipe := os.NewFile(3, "report")
+	pipe := os.NewFile(reportFD, "report")
 	op, err := prepareInit()
 	report := initReport{Op: op}
 	if err != nil && !errors.As(err, &report.Errno) {
@@ -146,6 +179,10 @@ func beInit() int {
 
 // prepareInit sets up the namespaces that the init process was born into.
 func prepareInit() (op string, err error) {
+	_ = unix.Close(mappedFD)
+	if err := dieWithParent(); err != nil {
+		return "end with its parent", err
+	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return "have mounts of its own", err
 	}

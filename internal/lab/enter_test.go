@@ -187,6 +187,20 @@ func TestCloseEndsProcesses(t *testing.T) {
 	}
 }
 
+// TestHasUser compares what HasUser says with what the kernel does.
+func TestHasUser(t *testing.T) {
+	l := lab.ForTest(t, lab.Options{})
+	cmd := l.MustNode("node1").Command(t.Context(), "id", "-u")
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 1337, Gid: 1337}
+	out, err := cmd.Output()
+	if is := err == nil && string(out) == "1337\n"; is != lab.HasUser(1337) {
+		t.Errorf("HasUser(1337) is %v, and it ran: %q, %v", lab.HasUser(1337), out, err)
+	}
+	if !lab.HasUser(0) {
+		t.Error("there is no root")
+	}
+}
+
 // TestOrdinaryUser runs the packet tests as nobody. A user whose number is mapped
 // is one already, and then all of these tests show the same.
 func TestOrdinaryUser(t *testing.T) {

@@ -190,6 +190,14 @@ func (l *Lab) plug(n *Namespace, s *segment) ([]netip.Addr, error) {
 	if err := n.up("eth0"); err != nil {
 		return nil, err
 	}
+	for _, end := range []struct {
+		ns   *Namespace
+		link string
+	}{{l.router, port}, {l.router, s.bridge}, {n, "eth0"}} {
+		if err := end.ns.ready(end.link); err != nil {
+			return nil, err
+		}
+	}
 	var addrs []netip.Addr
 	for _, network := range s.networks {
 		// .11 and ::11: the index in the digits that people read.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,22 @@ func (n *Namespace) up(name string) error {
 		return fmt.Errorf("set %s of %s up: %w", name, n.name, err)
 	}
 	return nil
+}
+
+// ready waits until a link that is up can carry packets: what is sent before the
+// kernel has noticed both ends of a cable is lost, and sent again a second later.
+func (n *Namespace) ready(name string) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		link, err := n.link.LinkByName(name)
+		switch {
+		case err != nil:
+			return fmt.Errorf("link %s of %s: %w", name, n.name, err)
+		case link.Attrs().OperState == netlink.OperUp:
+			return nil
+		case time.Now().After(end):
+			return fmt.Errorf("link %s of %s is %v and not up", name, n.name, link.Attrs().OperState)
+		}
+	}
 }
 
 // veth makes a cable: name here, eth0 in the peer.

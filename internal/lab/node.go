@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 )
@@ -126,6 +127,9 @@ func (n *Node) Pod(name string, addrs ...netip.Addr) (*Pod, error) {
 		return nil, err
 	}
 	if err := ns.up("eth0"); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(n.ready(link), ns.ready("eth0")); err != nil {
 		return nil, err
 	}
 	for _, addr := range addrs {
