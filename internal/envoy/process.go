@@ -38,7 +38,9 @@ type Options struct {
 	// network namespace where Envoy should run, and returns when it
 	// returned. The argument lasts as long as the Envoy that it starts.
 	Within func(func() error) error
-	// Credential is the user to run as; nil: this process's.
+	// Credential is the user to run as; nil: this process's. That user must
+	// be allowed to execute the binary, but need not see the folders that it
+	// is in. The administration interface's socket becomes the user's.
 	Credential *syscall.Credential
 }
 
@@ -153,6 +155,18 @@ func (p *Process) runOnce(ctx context.Context) error {
 		Pdeathsig:  syscall.SIGKILL,
 		Setpgid:    true, // Ctrl-C in a terminal is for us; Envoy is drained
 		Credential: p.opt.Credential,
+	}
+
+	if p.opt.Credential != nil {
+		// The binary is executed by descriptor: a cache in root's home is
+		// closed to the user that Envoy runs as.
+		binary, err := os.Open(p.opt.Path)
+		if err != nil {
+			return fmt.Errorf("starting Envoy: %w", err)
+		}
+		defer func() { _ = binary.Close() }()
+		cmd.ExtraFiles = []*os.File{binary}
+		cmd.Path = "/proc/self/fd/3"
 	}
 
 	within := p.opt.Within

@@ -161,6 +161,46 @@ func TestGracefulEnd(t *testing.T) {
 	}
 }
 
+// TestOtherUser runs Envoy as a user that cannot see the folder of the binary.
+func TestOtherUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		if os.Getenv("CI") != "" {
+			t.Fatal("only root can run Envoy as another user")
+		}
+		t.Skip("only root can run Envoy as another user")
+	}
+	const uid = 1337
+	closed := t.TempDir()
+	link := filepath.Join(closed, "envoy")
+	if err := os.Symlink(envoytest.Path(t), link); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "envoy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := os.Chown(dir, uid, uid); err != nil {
+		t.Fatal(err)
+	}
+	admin := filepath.Join(dir, "admin")
+	t.Setenv("PATH", closed)
+	p := envoytest.Start(t, envoy.Options{
+		Admin: admin, Bootstrap: proxyTo(admin, "127.0.0.1:1"), Credential: &syscall.Credential{Uid: uid, Gid: uid},
+	})
+	envoytest.Live(t, p)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("\nUid:\t%d\t%d\t", uid, uid); !strings.Contains(string(status), want) {
+		t.Errorf("Envoy runs as another user: %s", status)
+	}
+}
+
 // TestNeverOutlives kills a process that runs an Envoy.
 func TestNeverOutlives(t *testing.T) {
 	const role = "SLUICE_TEST_ENVOY_ADMIN"
