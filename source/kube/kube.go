@@ -18,6 +18,7 @@ import (
 	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
@@ -110,7 +111,7 @@ func (s *Source) Ready() <-chan struct{} { return s.ready }
 // error is only about the configuration.
 func (s *Source) Run(ctx context.Context) error {
 	start := time.Now()
-	ctx = klog.NewContext(ctx, logr.FromSlogHandler(s.log.Handler()))
+	ctx = klog.NewContext(ctx, logr.FromSlogHandler(quiet{s.log.Handler()}))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		pending := map[model.KindID]bool{}
@@ -159,7 +160,7 @@ func (s *Source) follow(ctx context.Context, kind *source.Kind) error {
 const (
 	absentMin   = time.Second
 	absentMax   = 10 * time.Second
-	absentTimes = 5
+	absentTimes = 7
 )
 
 // await waits until the API server has a kind, and returns the first of the
@@ -219,7 +220,14 @@ const (
 // there any more.
 func (s *Source) reflect(ctx context.Context, kind *source.Kind, lw *cache.ListWatch) {
 	logger := klog.FromContext(ctx)
-	r := cache.NewReflectorWithOptions(observe(lw, func() { s.reachable(kind) }), kind.New(), &feed{kind: kind, queue: s.queue}, cache.ReflectorOptions{
+	answered := func(err error) {
+		if err == nil {
+			s.reachable(kind)
+		} else if ctx.Err() == nil {
+			s.unreachable(kind, err)
+		}
+	}
+	r := cache.NewReflectorWithOptions(observe(lw, answered), kind.New(), &feed{kind: kind, queue: s.queue}, cache.ReflectorOptions{
 		Name:    "sluice",
 		Logger:  &logger,
 		Backoff: &wait.Backoff{Duration: retryMin, Cap: retryMax, Steps: 30, Factor: 2, Jitter: 1},
@@ -234,9 +242,6 @@ func (s *Source) reflect(ctx context.Context, kind *source.Kind, lw *cache.ListW
 		if err != nil && apierrors.IsNotFound(err) && kind.CRD {
 			return
 		}
-		if err != nil {
-			s.unreachable(kind, err)
-		}
 		if time.Since(start) > time.Minute {
 			delay = retryMin
 		}
@@ -247,12 +252,18 @@ func (s *Source) reflect(ctx context.Context, kind *source.Kind, lw *cache.ListW
 	}
 }
 
-// unreachable logs that a kind cannot be read, once until it can be again.
+// unreachable logs that something cannot be read, once until it can be again.
 func (s *Source) unreachable(kind *source.Kind, err error) {
+	// What the API server itself says is about the kind; else it is about the
+	// way to it, and all kinds have the same to tell.
+	what := ""
+	if apierrors.ReasonForError(err) != metav1.StatusReasonUnknown {
+		what = kind.Name
+	}
 	s.outageMu.Lock()
 	defer s.outageMu.Unlock()
-	if !s.outage[kind.Name] {
-		s.outage[kind.Name] = true
+	if !s.outage[what] {
+		s.outage[what] = true
 		s.log.Warn("cannot read from the API server; the last state stays in force", "kind", kind.Name, "err", err)
 	}
 }
@@ -260,11 +271,27 @@ func (s *Source) unreachable(kind *source.Kind, err error) {
 func (s *Source) reachable(kind *source.Kind) {
 	s.outageMu.Lock()
 	defer s.outageMu.Unlock()
-	if s.outage[kind.Name] {
+	if s.outage[""] || s.outage[kind.Name] {
+		delete(s.outage, "")
 		delete(s.outage, kind.Name)
 		s.log.Info("reading from the API server again", "kind", kind.Name)
 	}
 }
+
+// quiet lets client-go log only what it takes for a warning or worse; that a
+// watch ended and began anew is no news.
+type quiet struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (q quiet) Enabled(ctx context.Context, level slog.Level) bool {
+	return level >= slog.LevelWarn && q.Handler.Enabled(ctx, level)
+}
+
+// WithAttrs implements slog.Handler.
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+
+// WithGroup implements slog.Handler.
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
 
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)

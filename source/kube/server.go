@@ -95,21 +95,17 @@ func selectorFor(kind *source.Kind, node string) string {
 	return ""
 }
 
-// observe calls answered each time that the API server does.
-func observe(lw *cache.ListWatch, answered func()) *cache.ListWatch {
+// observe tells of each answer of the API server, and of none.
+func observe(lw *cache.ListWatch, answered func(error)) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			list, err := lw.ListWithContext(ctx, o)
-			if err == nil {
-				answered()
-			}
+			answered(err)
 			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			w, err := lw.WatchWithContext(ctx, o)
-			if err == nil {
-				answered()
-			}
+			answered(err)
 			return w, err
 		},
 	}
