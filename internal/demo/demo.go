@@ -18,6 +18,8 @@ import (
 	"os"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/sluicenet/sluice/internal/envoy"
 	"github.com/sluicenet/sluice/internal/lab"
 	"github.com/sluicenet/sluice/manifests/examples"
@@ -37,6 +39,8 @@ type Options struct {
 
 // ErrFailed is wrapped by the error for lines that were not as expected.
 var ErrFailed = errors.New("not as expected")
+
+var errInterrupted = errors.New("interrupted")
 
 // Run shows the demo. Call it from the program's first goroutine: it enters the
 // lab's namespaces by [lab.Enter], which starts the program again.
@@ -61,7 +65,7 @@ func Run(ctx context.Context, o Options) error {
 		err = cause
 	}
 	if errors.Is(err, context.Canceled) {
-		return err
+		return errInterrupted
 	}
 	if err == nil {
 		d.table.summary(time.Since(started))
@@ -87,6 +91,7 @@ type demo struct {
 	trust  *tls.Config          // of the Gateway's certificate
 	ips    map[string]addresses // of Services, by name
 	dns    *resolver
+	noMesh string   // why there are no sidecars, or empty
 	up     *process // sluice up on node1
 	node   *process // sluice node on node2
 }
@@ -115,7 +120,7 @@ func prepare(o Options, fail context.CancelCauseFunc) (_ *demo, err error) {
 			d.close()
 		}
 	}()
-	if d.trust, err = trust(); err != nil {
+	if d.trust, err = trust(d.secrets); err != nil {
 		return nil, err
 	}
 	d.dns = newResolver(d.pods["toolbox"])
@@ -123,17 +128,11 @@ func prepare(o Options, fail context.CancelCauseFunc) (_ *demo, err error) {
 }
 
 // trust takes the Gateway's example certificate as the only root.
-func trust() (*tls.Config, error) {
-	objects, err := decode(examples.Quickstart())
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range objects {
-		if secret, ok := o.Value.(*model.Secret); ok && secret.Name == "example-com" {
-			roots := x509.NewCertPool()
-			if roots.AppendCertsFromPEM(secret.Data["tls.crt"]) {
-				return &tls.Config{RootCAs: roots}, nil
-			}
+func trust(secrets []*model.Secret) (*tls.Config, error) {
+	for _, secret := range secrets {
+		roots := x509.NewCertPool()
+		if secret.Name == "example-com" && roots.AppendCertsFromPEM(secret.Data[corev1.TLSCertKey]) {
+			return &tls.Config{RootCAs: roots}, nil
 		}
 	}
 	return nil, errors.New("the quick start has no certificate example-com")

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sluicenet/sluice/internal/lab"
@@ -20,6 +21,7 @@ type process struct {
 	name  string // such as "sluice up on node1"
 	ns    *lab.Namespace
 	argv  []string
+	user  *syscall.Credential // nil: root
 	log   string
 	cmd   *lab.Cmd
 	ended chan struct{}
@@ -30,7 +32,12 @@ type process struct {
 
 // start runs a program in a namespace. Its end, unless by kill, ends the demo.
 func (w *world) start(ns *lab.Namespace, name string, argv ...string) (*process, error) {
-	p := &process{name: name, ns: ns, argv: argv, log: filepath.Join(w.dir, strings.ReplaceAll(name, " ", "-")+".log")}
+	return w.startAs(nil, ns, name, argv...)
+}
+
+// startAs runs it as another user.
+func (w *world) startAs(user *syscall.Credential, ns *lab.Namespace, name string, argv ...string) (*process, error) {
+	p := &process{name: name, ns: ns, argv: argv, user: user, log: filepath.Join(w.dir, strings.ReplaceAll(name, " ", "-")+".log")}
 	w.procs = append(w.procs, p)
 	if w.follow != nil {
 		w.follow.add(p)
@@ -47,6 +54,7 @@ func (w *world) again(p *process) error {
 	defer func() { _ = log.Close() }()
 	cmd := p.ns.Command(context.Background(), p.argv[0], p.argv[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr.Credential = p.user
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}

@@ -7,18 +7,14 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/sluicenet/sluice/internal/lab"
-	"github.com/sluicenet/sluice/model"
+	"github.com/sluicenet/sluice/mesh"
 )
-
-// xdsPort is where sidecars get certificates and configuration.
-const xdsPort = 15012
 
 // startNodes runs the whole of sluice on node1, and the part of a node on node2.
 func (d *demo) startNodes(ctx context.Context) (err error) {
@@ -35,7 +31,7 @@ func (d *demo) startNodes(ctx context.Context) (err error) {
 			d.binary, command,
 			"--manifests", d.manifests(),
 			"--node-name", node.Name(),
-			"--state-dir", filepath.Join(d.dir, node.Name()),
+			"--state-dir", d.state(node.Name()),
 			"--socket", d.socket(node.Name()),
 			"--metrics", "",
 			"--dns-listen", netip.AddrPortFrom(node.IPv4(), 53).String(),
@@ -46,8 +42,7 @@ func (d *demo) startNodes(ctx context.Context) (err error) {
 	up := append(common("up", node1),
 		"--envoy", d.envoy,
 		"--gateways-addresses", fmt.Sprintf("%v,%v", node1.IPv4(), node1.IPv6()),
-		"--xds-address", netip.AddrPortFrom(node1.IPv4(), xdsPort).String(),
-		"--xds-names", node1.IPv4().String(),
+		"--xds-address", netip.AddrPortFrom(node1.IPv4(), mesh.ControlPlanePort).String(),
 	)
 	if d.up, err = d.start(node1.Namespace, "sluice up on node1", up...); err != nil {
 		return err
@@ -132,20 +127,6 @@ func (d *demo) clusterIPs(ctx context.Context, node string) (map[string]addresse
 	return ips, nil
 }
 
-// startSidecars gives each Pod that has one its redirect rules and its sidecar.
-func (d *demo) startSidecars(ctx context.Context) error {
-	for _, pod := range d.meshed {
-		ns := d.pods[pod.Name].Namespace
-		if out, err := ns.Command(ctx, d.binary, "redirect").CombinedOutput(); err != nil {
-			return fmt.Errorf("sluice redirect in %s: %w: %s", pod.Name, err, out)
-		}
-		if _, err := d.start(ns, "sluice sidecar in "+pod.Name, d.sidecar(pod)...); err != nil {
-			return err
-		}
-	}
-	return until(ctx, "a request from sidecar to sidecar", asks(d.ordersFrom("frontend-1").ask))
-}
-
 // until tries again and again, and gives up after half a minute.
 func until(ctx context.Context, what string, try func(context.Context) error) error {
 	var last error
@@ -159,5 +140,3 @@ func until(ctx context.Context, what string, try func(context.Context) error) er
 	}
 	return fmt.Errorf("%s: not within 30 s: %w", what, last)
 }
-
-func (d *demo) sidecar(pod *model.Pod) []string { return nil }

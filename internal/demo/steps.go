@@ -116,6 +116,10 @@ func (d *demo) ordersFrom(pod string) *web {
 
 func (d *demo) mesh(ctx context.Context) error {
 	d.table.section("The mesh: frontend and orders have an Envoy beside them; orders is STRICT")
+	if d.noMesh != "" {
+		d.table.note("not shown: %s", d.noMesh)
+		return nil
+	}
 	const identity = "spiffe://cluster.local/ns/default/sa/frontend"
 	orders4 := d.ordersFrom("frontend-1")
 	seen := map[string]int{}
@@ -155,13 +159,17 @@ func (d *demo) probes(oldVersion string) []*probe {
 	from := d.client.Namespace
 	frontend := d.pods["frontend-1"].Namespace
 	quotesGate := plain(from, netip.AddrPortFrom(d.nodes["node1"].IPv4(), 80), "quotes.example.com").keepAlive(from)
-	return []*probe{
+	probes := []*probe{
 		{what: "kernel: connections to quotes:9000", old: of("quotes"),
 			ask: line(d.pods["toolbox"].Namespace, "tcp", netip.AddrPortFrom(d.ips["quotes"].v4, 9000))},
 		{what: "DNS: what quotes-main stands for", old: of("quotes"), ask: d.dns.alias("quotes-main.default.svc.cluster.local.")},
 		{what: "Gateway: requests for quotes.example.com", old: of("quotes"), ask: quotesGate.ask},
-		{what: "sidecar: requests of frontend to orders", old: of("orders"), ask: d.ordersFrom("frontend-1").keepAlive(frontend).ask},
 	}
+	if d.noMesh == "" {
+		probes = append(probes, &probe{what: "sidecar: requests of frontend to orders", old: of("orders"),
+			ask: d.ordersFrom("frontend-1").keepAlive(frontend).ask})
+	}
+	return probes
 }
 
 // followed makes an edit and writes a line for each probe.
@@ -191,7 +199,9 @@ func (d *demo) restart(ctx context.Context) error {
 	loads := []*load{
 		{what: "kernel: connections to web's ClusterIP", ask: plain(d.pods["toolbox"].Namespace, netip.AddrPortFrom(d.ips["web"].v4, 80), "web").ask},
 		{what: "Gateway: requests for https://www.example.com", ask: secured.keepAlive(from).ask},
-		{what: "sidecars: requests of frontend to orders", ask: d.ordersFrom("frontend-1").keepAlive(frontend).ask},
+	}
+	if d.noMesh == "" {
+		loads = append(loads, &load{what: "sidecars: requests of frontend to orders", ask: d.ordersFrom("frontend-1").keepAlive(frontend).ask})
 	}
 	asking, stop := context.WithCancel(ctx)
 	defer stop()

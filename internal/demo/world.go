@@ -19,15 +19,16 @@ import (
 // world is the cluster that the manifests describe: its Nodes and Pods as
 // network namespaces with an echo server in each Pod, and a client outside.
 type world struct {
-	lab    *lab.Lab
-	client *lab.Client
-	nodes  map[string]*lab.Node
-	pods   map[string]*lab.Pod
-	meshed []*model.Pod // those with a sidecar
-	dir    string       // private, removed in the end
-	fail   context.CancelCauseFunc
-	follow *follower
-	procs  []*process
+	lab     *lab.Lab
+	client  *lab.Client
+	nodes   map[string]*lab.Node
+	pods    map[string]*lab.Pod
+	meshed  []*model.Pod // those with a sidecar
+	secrets []*model.Secret
+	dir     string // private, removed in the end
+	fail    context.CancelCauseFunc
+	follow  *follower
+	procs   []*process
 
 	servers []*echo.Server // of the Pods
 }
@@ -35,8 +36,9 @@ type world struct {
 // manifests is the private copy that sluice reads.
 func (w *world) manifests() string { return filepath.Join(w.dir, "manifests") }
 
-// socket is where the sluice of a node is asked.
-func (w *world) socket(node string) string { return filepath.Join(w.dir, node+".sock") }
+// state is the state directory of a node's sluice, and socket where it is asked.
+func (w *world) state(node string) string  { return filepath.Join(w.dir, node, "state") }
+func (w *world) socket(node string) string { return filepath.Join(w.dir, node, "run", "sluice.sock") }
 
 // newWorld builds the lab of the manifests.
 func newWorld(manifests fs.FS) (_ *world, err error) {
@@ -74,10 +76,13 @@ func newWorld(manifests fs.FS) (_ *world, err error) {
 		}
 	}
 	for _, o := range objects {
-		if pod, ok := o.Value.(*model.Pod); ok {
-			if err := w.addPod(pod); err != nil {
+		switch v := o.Value.(type) {
+		case *model.Pod:
+			if err := w.addPod(v); err != nil {
 				return nil, err
 			}
+		case *model.Secret:
+			w.secrets = append(w.secrets, v)
 		}
 	}
 	return w, nil

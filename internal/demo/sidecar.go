@@ -1,0 +1,112 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sluicenet/sluice/internal/lab"
+	"github.com/sluicenet/sluice/mesh"
+	"github.com/sluicenet/sluice/mesh/ca"
+	"github.com/sluicenet/sluice/model"
+)
+
+// startSidecars gives each Pod that has one its redirect rules and its sidecar,
+// as `sluice inject` does on a cluster. A sidecar is told from its application
+// by its user.
+func (d *demo) startSidecars(ctx context.Context) error {
+	if !lab.HasUser(mesh.ProxyUID) {
+		d.noMesh = "only one user can be had here, and a sidecar needs another one than its application; run as root, or install " +
+			"newuidmap (Debian's package uidmap) and give this user a range in /etc/subuid and /etc/subgid"
+		return nil
+	}
+	if err := d.forOthers(); err != nil {
+		return err
+	}
+	for _, pod := range d.meshed {
+		if err := d.startSidecar(ctx, pod); err != nil {
+			return fmt.Errorf("the sidecar of %s: %w", pod.Name, err)
+		}
+	}
+	return until(ctx, "a request from sidecar to sidecar", asks(d.ordersFrom("frontend-1").ask))
+}
+
+func (d *demo) startSidecar(ctx context.Context, pod *model.Pod) error {
+	ns := d.pods[pod.Name].Namespace
+	if out, err := ns.Command(ctx, d.binary, "redirect").CombinedOutput(); err != nil {
+		return fmt.Errorf("sluice redirect: %w: %s", err, out)
+	}
+	user := &syscall.Credential{Uid: mesh.ProxyUID, Gid: mesh.ProxyUID}
+	run := filepath.Join(d.dir, pod.Name)
+	token := filepath.Join(run, "token")
+	secret, err := d.token(pod)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(
+		os.Mkdir(run, 0o700),
+		os.WriteFile(token, secret, 0o600),
+		os.Chown(token, mesh.ProxyUID, mesh.ProxyUID),
+		os.Chown(run, mesh.ProxyUID, mesh.ProxyUID),
+	); err != nil {
+		return err
+	}
+	_, err = d.startAs(user, ns, "sluice sidecar in "+pod.Name,
+		d.binary, "sidecar",
+		"--pod", pod.Name, "--namespace", pod.Namespace,
+		"--control-plane", netip.AddrPortFrom(d.nodes["node1"].IPv4(), mesh.ControlPlanePort).String(),
+		"--roots", filepath.Join(d.state("node1"), ca.RootsFile),
+		"--token", token,
+		"--run-dir", run,
+		"--envoy", d.envoy,
+	)
+	return err
+}
+
+// token finds the token of a Pod's ServiceAccount in the manifests.
+func (d *demo) token(pod *model.Pod) ([]byte, error) {
+	for _, secret := range d.secrets {
+		if secret.Type == corev1.SecretTypeServiceAccountToken && secret.Namespace == pod.Namespace &&
+			secret.Annotations[corev1.ServiceAccountNameKey] == pod.ServiceAccount {
+			return secret.Data[corev1.ServiceAccountTokenKey], nil
+		}
+	}
+	return nil, fmt.Errorf("there is no Secret with a token of the ServiceAccount %s", pod.ServiceAccount)
+}
+
+// forOthers makes the programs executable for the sidecars' user, who cannot
+// look into the home directory that they may be in.
+func (d *demo) forOthers() error {
+	for name, program := range map[string]*string{"sluice": &d.binary, "envoy": &d.envoy} {
+		to := filepath.Join(d.dir, name)
+		// A link is enough within a file system.
+		if err := os.Link(*program, to); err != nil {
+			if err := copyProgram(*program, to); err != nil {
+				return err
+			}
+		}
+		*program = to
+	}
+	return nil
+}
+
+func copyProgram(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
