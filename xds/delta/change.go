@@ -40,6 +40,18 @@ func rank(typeURL string) int {
 	return 3
 }
 
+// level orders the types by who needs whom: what has a higher level may need
+// what has a lower one.
+func level(typeURL string) int {
+	switch typeURL {
+	case ClusterType:
+		return 2
+	case EndpointsType:
+		return 1
+	}
+	return rank(typeURL)
+}
+
 // Change adds or replaces a resource of a group, or removes it.
 type Change struct {
 	Group    string
@@ -63,6 +75,9 @@ type entry struct {
 	needs   []Ref
 	seq     uint64              // of the change set that brought it
 	message *discovery.Resource // as it stands in a response
+	// last is the version before, the last one that nobody refused: a proxy
+	// that comes back may still have it.
+	last *entry
 	// suspect is set once a client refused this version. From then on it is
 	// sent to others alone, so that it takes nothing else down with it.
 	suspect atomic.Bool

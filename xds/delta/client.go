@@ -7,6 +7,7 @@ import (
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 )
 
 // client is one stream: what it subscribed to, what it was sent, and what it
@@ -35,11 +36,13 @@ type client struct {
 	sweepDue  bool               // something happened that may set removals free
 	lastSweep time.Time
 	resumed   bool       // the client had resources when it connected
-	unknown   [ranks]int // items of which only a version is known
+	unknown   [ranks]int // items of which only a version is known, by level
 	// recheck holds items that are to be looked at again at a time.
 	recheck     map[*item]time.Time
 	nextRecheck time.Time
 	spare       []*work // to be used again
+	// behind is the response that must follow the last one.
+	behind *discovery.DeltaDiscoveryResponse
 }
 
 // membership is a client's place in a group.
@@ -56,6 +59,7 @@ type membership struct {
 type typeState struct {
 	url      string
 	rank     int
+	level    int
 	seen     bool // the client asked for it
 	wildcard bool
 	globs    map[string]struct{} // "prefix/" of names subscribed as "prefix/*"
@@ -134,7 +138,7 @@ func (c *client) typeOf(url string) *typeState {
 	if t := c.byURL[url]; t != nil {
 		return t
 	}
-	t := &typeState{url: url, rank: rank(url), items: map[string]*item{}}
+	t := &typeState{url: url, rank: rank(url), level: level(url), items: map[string]*item{}}
 	c.byURL[url] = t
 	c.types = append(c.types, t)
 	sort.SliceStable(c.types, func(i, j int) bool { return c.types[i].rank < c.types[j].rank })
@@ -239,6 +243,13 @@ func (c *client) evaluate(it *item) {
 			return
 		}
 		w = c.begin(it)
+	}
+	if want == nil && w.force {
+		w.force = false
+		if it.subscribed && it.acked == nil {
+			// Asked for, and there is none, or none any more.
+			c.miss(it.typ, it.name)
+		}
 	}
 	if want != nil && member >= 0 && it.member != uint8(member) {
 		c.become(it, settled) // of the old group
@@ -369,13 +380,13 @@ func (c *client) setAcked(it *item, e *entry) {
 	if e != nil {
 		c.need(e, 1)
 		if e.unknown {
-			c.unknown[it.typ.rank]++
+			c.unknown[it.typ.level]++
 		}
 	}
 	if old != nil {
 		c.need(old, -1)
 		if old.unknown {
-			c.unknown[it.typ.rank]--
+			c.unknown[it.typ.level]--
 			c.sweepDue = true
 		}
 	}

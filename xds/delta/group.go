@@ -44,15 +44,20 @@ func (g *group) set(r *Resource, seq uint64) bool {
 		byName = map[string]*entry{}
 		g.types[r.TypeURL] = byName
 	}
-	byName[r.Name] = &entry{
+	e := &entry{
 		ref: r.Ref, version: r.Version, needs: r.Needs, seq: seq,
 		message: &discovery.Resource{Name: r.Name, Version: r.Version, Resource: r.Body},
 	}
+	byName[r.Name] = e
 	for _, n := range r.Needs {
 		g.needed[n]++
 	}
 	if old != nil {
 		g.unneed(old)
+		if e.last = old; old.suspect.Load() {
+			e.last = old.last
+		}
+		old.last = nil
 	}
 	return true
 }

@@ -81,7 +81,7 @@ func (c *client) action(it *item) action {
 		return actSend
 	case w.want != nil && same(w.rejected, w.want):
 		return actStuck
-	case w.flights == 0 && same(it.acked, w.want):
+	case w.flights == 0 && w.maybe == nil && same(it.acked, w.want):
 		return actSettle
 	case w.flights > 0 && same(w.sent, w.want):
 		return actWait
@@ -265,6 +265,10 @@ func (c *client) ready(q *fifo) *item {
 
 // next returns the next response: the first type in order that has one.
 func (c *client) next() *discovery.DeltaDiscoveryResponse {
+	if r := c.behind; r != nil {
+		c.behind = nil
+		return r
+	}
 	for _, t := range c.types {
 		if r := c.nextOf(t); r != nil {
 			return r

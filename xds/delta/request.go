@@ -36,10 +36,14 @@ func (c *client) adopt(t *typeState, versions map[string]string) {
 		c.resumed = true
 		it := t.item(name)
 		e, member := c.lookup(it.ref())
+		if e != nil {
+			it.member = uint8(member)
+		}
+		if e != nil && e.version != v && e.last != nil {
+			e = e.last
+		}
 		if e == nil || e.version != v {
 			e = &entry{ref: it.ref(), version: v, unknown: true}
-		} else {
-			it.member = uint8(member)
 		}
 		c.setAcked(it, e)
 	}
@@ -74,16 +78,13 @@ func (c *client) subscribe(t *typeState, name string, has map[string]string) {
 	it.subscribed = true
 	if _, ok := has[name]; !ok {
 		// Asking means not having, whatever was acknowledged before.
+		if !t.wildcard {
+			c.setAcked(it, nil)
+		}
 		if it.work == nil {
 			c.begin(it)
 		}
 		it.work.force = true
-		if e, _ := c.lookup(it.ref()); e == nil {
-			it.work.force = false
-			if c.groupsKnown() || it.acked == nil {
-				c.miss(t, name)
-			}
-		}
 	}
 	c.evaluate(it)
 }

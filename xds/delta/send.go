@@ -47,10 +47,7 @@ func (c *client) send(t *typeState, items []*item) *discovery.DeltaDiscoveryResp
 	var newest uint64
 	for i, it := range items {
 		w := it.work
-		e := w.want
-		if same(w.rejected, e) && it.acked != nil && !it.acked.unknown {
-			e = it.acked // asked for again: the last good one
-		}
+		e := it.best(w.want)
 		sent[i] = flown{it, e}
 		newest = max(newest, e.seq)
 		c.need(e, 1)
@@ -63,12 +60,27 @@ func (c *client) send(t *typeState, items []*item) *discovery.DeltaDiscoveryResp
 	r := c.response(t, sent, c.launchRemovals(gone))
 	c.flights[c.nonce].removed = gone
 	if t.url == ClusterType {
-		c.accompany(sent)
+		c.behind = c.accompany(sent)
 	}
 	for _, it := range items {
 		c.update(it)
 	}
 	return r
+}
+
+// best returns what to send of an item that is asked for: the newest version,
+// or the last good one if the client refused that or it is gone.
+func (it *item) best(want *entry) *entry {
+	w := it.work
+	switch {
+	case want != nil && (w == nil || !same(w.rejected, want)):
+		return want
+	case it.acked != nil && !it.acked.unknown:
+		return it.acked
+	case want != nil && want.last != nil:
+		return want.last
+	}
+	return want
 }
 
 // launch notes that a version of an item, or its removal, is on its way.
@@ -90,29 +102,45 @@ func (c *client) remind(on *item) {
 	}
 }
 
-// accompany sends the endpoints of clusters that the client may not ask for.
-// For a changed cluster with endpoints of the same name Envoy never asks, and
-// would warm until its time is up.
-func (c *client) accompany(clusters []flown) {
+// accompany returns the response with the endpoints of clusters for which the
+// client may not ask, to be sent right behind them. For a changed cluster with
+// endpoints of the same name Envoy never asks, and would warm until its time
+// is up.
+func (c *client) accompany(clusters []flown) *discovery.DeltaDiscoveryResponse {
+	var sent []flown
+	var none []string
 	for _, f := range clusters {
 		for _, n := range f.entry.needs {
 			if n.TypeURL != EndpointsType {
 				continue
 			}
 			it := c.typeOf(EndpointsType).item(n.Name)
-			if f.item.acked == nil && !it.typ.wants(it) {
+			if f.item.acked == nil && f.item.work.flights == 1 && !it.typ.wants(it) {
 				continue // new: it asks
 			}
-			if it.work == nil {
-				c.begin(it)
+			e, _ := c.lookup(n)
+			if e = it.best(e); e == nil {
+				none = append(none, n.Name)
+				continue
 			}
-			it.work.force = true
-			c.evaluate(it)
-			if it.work != nil && it.work.want == nil {
-				it.work.force = false
-			}
+			sent = append(sent, flown{it, e})
 		}
 	}
+	if sent == nil && none == nil {
+		return nil
+	}
+	for _, f := range sent {
+		if f.item.work == nil {
+			c.begin(f.item)
+		}
+		c.need(f.entry, 1)
+		c.launch(f.item, f.entry)
+	}
+	r := c.response(c.typeOf(EndpointsType), sent, none)
+	for _, f := range sent {
+		c.evaluate(f.item)
+	}
+	return r
 }
 
 // removing reports whether items of a type are to be removed.
@@ -177,11 +205,11 @@ func (c *client) nextRemoval() *discovery.DeltaDiscoveryResponse {
 	for it := range c.removals {
 		w := it.work
 		switch {
-		case it.refs > 0 || c.unknownAbove(it.typ.rank):
+		case it.refs > 0 || c.unknownAbove(it.typ.level):
 			continue
 		case w.since >= oldest && c.now.Before(w.at.Add(c.srv.opts.WarmLimit)):
 			continue
-		case typ == nil || it.typ.rank > typ.rank:
+		case typ == nil || it.typ.level > typ.level:
 			typ, gone = it.typ, append(gone[:0], it)
 		case it.typ == typ:
 			gone = append(gone, it)
@@ -198,8 +226,8 @@ func (c *client) nextRemoval() *discovery.DeltaDiscoveryResponse {
 
 // unknownAbove reports whether the client has something of which it is not
 // known what it needs, and that could need what has the rank.
-func (c *client) unknownAbove(rank int) bool {
-	for _, n := range c.unknown[rank+1:] {
+func (c *client) unknownAbove(level int) bool {
+	for _, n := range c.unknown[level+1:] {
 		if n > 0 {
 			return true
 		}
