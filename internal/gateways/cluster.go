@@ -43,9 +43,7 @@ type Cluster struct {
 	Image string
 	// ControlPlane is the address that gateways connect to, host:port.
 	ControlPlane string
-	// Roots is the PEM of the roots that they verify it with.
-	Roots func() []byte
-	Log   *slog.Logger
+	Log          *slog.Logger
 
 	mu      sync.Mutex // guards all below
 	wanted  map[route.Group]Wanted
@@ -165,16 +163,6 @@ func (c *Cluster) apply(ctx context.Context, w Wanted) error {
 	}); err != nil {
 		return err
 	}
-	roots := &corev1.ConfigMap{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: meta,
-		Data: map[string]string{"root.pem": string(c.Roots())},
-	}
-	if err := put("ConfigMap", roots, func(b []byte) error {
-		_, err := core.ConfigMaps(at.Namespace).Patch(ctx, at.Name, types.ApplyPatchType, b, options)
-		return err
-	}); err != nil {
-		return err
-	}
 	if err := put("Deployment", c.deployment(w, meta), func(b []byte) error {
 		_, err := apps.Deployments(at.Namespace).Patch(ctx, at.Name, types.ApplyPatchType, b, options)
 		return err
@@ -191,8 +179,7 @@ func (c *Cluster) remove(ctx context.Context, w Wanted) error {
 	at := c.ServiceOf(w.Gateway)
 	core, apps := c.Client.CoreV1(), c.Client.AppsV1()
 	for _, remove := range []func(context.Context, string, metav1.DeleteOptions) error{
-		core.Services(at.Namespace).Delete, apps.Deployments(at.Namespace).Delete,
-		core.ConfigMaps(at.Namespace).Delete, core.ServiceAccounts(at.Namespace).Delete,
+		core.Services(at.Namespace).Delete, apps.Deployments(at.Namespace).Delete, core.ServiceAccounts(at.Namespace).Delete,
 	} {
 		if err := remove(ctx, at.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
 			return err
@@ -243,7 +230,7 @@ func (c *Cluster) deployment(w Wanted, meta metav1.ObjectMeta) *appsv1.Deploymen
 		Name: "gateway", Image: c.Image, ImagePullPolicy: corev1.PullIfNotPresent,
 		Command: []string{
 			"/sluice", "gateway", "--group", string(w.Group), "--control-plane", c.ControlPlane,
-			"--roots", "/etc/sluice/root.pem", "--token", "/run/secrets/sluice/token", "--run-dir", "/run/sluice",
+			"--roots", "/etc/sluice/" + RootsKey, "--token", "/run/secrets/sluice/token", "--run-dir", "/run/sluice",
 			"--instance", "$(POD_NAME)",
 		},
 		Env: []corev1.EnvVar{{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}},
@@ -270,7 +257,7 @@ func (c *Cluster) deployment(w Wanted, meta metav1.ObjectMeta) *appsv1.Deploymen
 			Sysctls: []corev1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "0"}},
 		},
 		Volumes: []corev1.Volume{
-			{Name: "roots", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
+			{Name: "roots", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: RootsConfigMap}}}},
 			{Name: "token", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{
 				ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "sluice-ca", ExpirationSeconds: new(int64(tokenLife)), Path: "token"},
 			}}}}},

@@ -19,7 +19,7 @@ func TestClusterDeploysAndRemoves(t *testing.T) {
 	client := fake.NewClientset()
 	c := &Cluster{
 		Client: client, Namespace: "sluice-system", Image: "sluice:test", ControlPlane: "cp:15012",
-		Roots: func() []byte { return []byte("PEM") }, Log: slog.Default(),
+		Log: slog.Default(),
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -55,9 +55,6 @@ func TestClusterDeploysAndRemoves(t *testing.T) {
 	pod := d.Spec.Template.Spec
 	if pod.Containers[0].Image != "sluice:test" || !slices.Contains(pod.Containers[0].Command, string(web.Group)) {
 		t.Errorf("container %+v", pod.Containers[0])
-	}
-	if m, err := client.CoreV1().ConfigMaps("default").Get(ctx, "web-sluice", metav1.GetOptions{}); err != nil || m.Data["root.pem"] != "PEM" {
-		t.Errorf("roots %v %v", m, err)
 	}
 
 	web.Ports = []uint16{8080}
@@ -95,5 +92,21 @@ func TestAddress(t *testing.T) {
 	put(netip.MustParseAddr("192.0.2.1"))
 	if got := c.Address(store.Snapshot(), web); !slices.Equal(got, []string{"192.0.2.1"}) {
 		t.Errorf("with a load balancer: %v", got)
+	}
+}
+
+func TestRootsAreInEveryNamespace(t *testing.T) {
+	client, store := fake.NewClientset(), model.NewStore()
+	r := &Roots{Client: client, Store: store, PEM: []byte("PEM"), Log: slog.Default()}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = r.Run(ctx) }()
+	defer func() { cancel(); <-done }()
+	for _, ns := range []string{"a", "b"} {
+		store.Update(func(tx *model.Txn) { model.Namespaces.Put(tx, &model.Namespace{Meta: model.Meta{Name: ns}}) })
+		eventually(t, ns, func() bool {
+			m, err := client.CoreV1().ConfigMaps(ns).Get(ctx, RootsConfigMap, metav1.GetOptions{})
+			return err == nil && m.Data[RootsKey] == "PEM"
+		})
 	}
 }
