@@ -22,7 +22,7 @@ func (s *Server) Progress(name route.Group) route.Progress {
 	}
 	reasons := map[route.Ref]string{}
 	for _, pr := range d.Problems {
-		for ref := range g.owners[pr.Ref] {
+		for _, ref := range g.sources[pr.Ref] {
 			// A refusal says more than that something was held back.
 			if _, ok := reasons[ref]; !ok || !pr.Held {
 				reasons[ref] = pr.Reason
@@ -33,7 +33,7 @@ func (s *Server) Progress(name route.Group) route.Progress {
 		reasons[ref] = err.Error()
 	}
 	for ref, reason := range reasons {
-		p.Rejected = append(p.Rejected, route.Rejection{Ref: ref, Origins: g.published[ref].origins, Reason: reason})
+		p.Rejected = append(p.Rejected, route.Rejection{Ref: ref, Origins: g.origins[ref], Reason: reason})
 	}
 	slices.SortFunc(p.Rejected, func(a, b route.Rejection) int {
 		if a.Ref.Kind != b.Ref.Kind {

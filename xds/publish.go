@@ -1,7 +1,7 @@
 package xds
 
 import (
-	"maps"
+	"slices"
 
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/route"
@@ -11,27 +11,25 @@ import (
 
 // group is what was published for a group of proxies. Guarded by Server.mu.
 type group struct {
-	published map[route.Ref]*published
-	// owners are those that made an Envoy resource, to find whom to tell
+	origins map[route.Ref][]model.Key
+	// sources are what an Envoy resource was made of, to find whom to tell
 	// that it was refused.
-	owners map[delta.Ref]map[route.Ref]struct{}
+	sources map[delta.Ref][]route.Ref
 	// invalid are those whose newest version failed the check.
 	invalid map[route.Ref]error
+	// fed are the clusters that take endpoints, and empty those of them that
+	// have none published.
+	fed, empty map[string]struct{}
 }
 
-// published is the last good version of a resource.
-type published struct {
-	origins []model.Key
-	made    []delta.Ref
-}
-
-// batch gathers the changes of one call of Publish.
-type batch struct {
-	name     route.Group
-	group    *group
-	changes  []delta.Change
-	clusters map[string]struct{} // whose endpoints are to be looked after
-	news     bool                // of what is invalid
+func newGroup() *group {
+	return &group{
+		origins: map[route.Ref][]model.Key{},
+		sources: map[delta.Ref][]route.Ref{},
+		invalid: map[route.Ref]error{},
+		fed:     map[string]struct{}{},
+		empty:   map[string]struct{}{},
+	}
 }
 
 // Publish implements [route.Publisher]. What Envoy would refuse is not sent:
@@ -40,28 +38,54 @@ type batch struct {
 func (s *Server) Publish(changes []route.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	batches := map[route.Group]*batch{}
+	news := map[route.Group]bool{} // of what is invalid
 	for i := range changes {
 		ch := &changes[i]
-		b := batches[ch.Group]
-		if b == nil {
-			b = &batch{name: ch.Group, group: s.group(ch.Group), clusters: map[string]struct{}{}}
-			batches[ch.Group] = b
+		g := s.group(ch.Group)
+		if _, was := g.invalid[ch.Ref]; was {
+			delete(g.invalid, ch.Ref)
+			news[ch.Group] = true
 		}
-		b.take(ch)
+		if ch.Resource == nil {
+			delete(g.origins, ch.Ref)
+		} else {
+			g.origins[ch.Ref] = ch.Origins
+		}
 	}
-	var all []delta.Change
-	for _, b := range batches {
-		b.endpoints()
-		all = append(all, b.changes...)
+	made, failures := s.translator.Apply(changes)
+	for _, f := range failures {
+		s.group(f.Ref.Group).invalid[f.Ref] = f.Err
+		news[f.Ref.Group] = true
+	}
+	out := make([]delta.Change, 0, len(made))
+	touched := map[string]map[string]struct{}{} // group and cluster
+	for i := range made {
+		m := &made[i]
+		s.group(route.Group(m.Group)).take(m)
+		out = append(out, m.Change)
+		if url := m.Ref.TypeURL; url == delta.ClusterType || url == delta.EndpointsType {
+			names := touched[m.Group]
+			if names == nil {
+				names = map[string]struct{}{}
+				touched[m.Group] = names
+			}
+			names[m.Ref.Name] = struct{}{}
+		}
+	}
+	for name, clusters := range touched {
+		g := s.group(route.Group(name))
+		for cluster := range clusters {
+			out = g.feed(out, name, cluster)
+		}
 	}
 	// One call for all groups: a proxy of two gets both parts together.
-	s.delta.Apply(all)
-	for name, b := range batches {
-		if b.news {
-			s.delta.Announce(string(name))
-		}
-		if len(b.group.published) == 0 {
+	s.delta.Apply(out)
+	for name := range news {
+		s.delta.Announce(string(name))
+	}
+	for i := range changes {
+		name := changes[i].Group
+		if g := s.groups[name]; g != nil && len(g.origins) == 0 && len(g.sources) == 0 {
 			delete(s.groups, name)
 		}
 	}
@@ -70,111 +94,53 @@ func (s *Server) Publish(changes []route.Change) {
 func (s *Server) group(name route.Group) *group {
 	g := s.groups[name]
 	if g == nil {
-		g = &group{
-			published: map[route.Ref]*published{},
-			owners:    map[delta.Ref]map[route.Ref]struct{}{},
-			invalid:   map[route.Ref]error{},
-		}
+		g = newGroup()
 		s.groups[name] = g
 	}
 	return g
 }
 
-// take translates one change.
-func (b *batch) take(ch *route.Change) {
-	g, ref := b.group, ch.Ref
-	if ref.Kind == route.KindCluster || ref.Kind == route.KindEndpoints {
-		b.clusters[ref.ID] = struct{}{}
+// take remembers a change of an Envoy resource.
+func (g *group) take(m *translate.Change) {
+	if m.Resource == nil {
+		delete(g.sources, m.Ref)
+	} else {
+		g.sources[m.Ref] = m.Sources
 	}
-	if _, was := g.invalid[ref]; was {
-		delete(g.invalid, ref)
-		b.news = true
-	}
-	if ch.Resource == nil {
-		b.replace(ref, nil)
-		delete(g.published, ref)
+	if m.Ref.TypeURL != delta.ClusterType {
 		return
 	}
-	p := g.published[ref]
-	if p == nil {
-		p = &published{}
-		g.published[ref] = p
-	}
-	p.origins = ch.Origins
-	made, err := translate.Translate(ch.Resource)
-	if err != nil {
-		g.invalid[ref] = err
-		b.news = true
-		return
-	}
-	b.replace(ref, made)
-}
-
-// replace makes made what there is of ref.
-func (b *batch) replace(ref route.Ref, made []delta.Resource) {
-	g := b.group
-	p := g.published[ref]
-	if p == nil {
-		return
-	}
-	old := p.made
-	p.made = make([]delta.Ref, len(made))
-	for i := range made {
-		p.made[i] = made[i].Ref
-		owners := g.owners[made[i].Ref]
-		if owners == nil {
-			owners = map[route.Ref]struct{}{}
-			g.owners[made[i].Ref] = owners
-		}
-		owners[ref] = struct{}{}
-		b.changes = append(b.changes, delta.Set(string(b.name), &made[i]))
-	}
-	for _, r := range old {
-		if !contains(made, r) {
-			b.disown(r, ref)
-		}
+	if m.Resource != nil && slices.Contains(m.Resource.Needs, endpointsRef(m.Ref.Name)) {
+		g.fed[m.Ref.Name] = struct{}{}
+	} else {
+		delete(g.fed, m.Ref.Name)
 	}
 }
 
-// disown removes an Envoy resource that nothing makes any more.
-func (b *batch) disown(r delta.Ref, ref route.Ref) {
-	owners := b.group.owners[r]
-	delete(owners, ref)
-	if len(owners) == 0 {
-		delete(b.group.owners, r)
-		b.changes = append(b.changes, delta.Remove(string(b.name), r))
+// feed gives a cluster without endpoints the message that it has none, for
+// which Envoy would wait.
+func (g *group) feed(out []delta.Change, name, cluster string) []delta.Change {
+	ref := endpointsRef(cluster)
+	_, published := g.sources[ref]
+	_, fed := g.fed[cluster]
+	_, empty := g.empty[cluster]
+	switch {
+	case published:
+		delete(g.empty, cluster)
+	case fed && !empty:
+		none, err := translate.Translate(&route.Endpoints{Cluster: cluster})
+		if err != nil {
+			return out // the cluster itself is refused for the same reason
+		}
+		g.empty[cluster] = struct{}{}
+		return append(out, delta.Set(name, &none[0]))
+	case !fed && empty:
+		delete(g.empty, cluster)
+		return append(out, delta.Remove(name, ref))
 	}
+	return out
 }
 
-func contains(made []delta.Resource, r delta.Ref) bool {
-	for i := range made {
-		if made[i].Ref == r {
-			return true
-		}
-	}
-	return false
-}
-
-// endpoints gives every cluster endpoints, if only none at all: Envoy waits
-// for them.
-func (b *batch) endpoints() {
-	g := b.group
-	for name := range maps.Keys(b.clusters) {
-		cluster := route.Ref{Group: b.name, Kind: route.KindCluster, ID: name}
-		own := route.Ref{Group: b.name, Kind: route.KindEndpoints, ID: name}
-		r := delta.Ref{TypeURL: delta.EndpointsType, Name: name}
-		c, e := g.published[cluster], g.published[own]
-		_, standIn := g.owners[r][cluster]
-		switch wanted := c != nil && len(c.made) > 0 && (e == nil || len(e.made) == 0); {
-		case wanted && !standIn:
-			made, err := translate.Translate(&route.Endpoints{Cluster: name})
-			if err != nil {
-				continue // the cluster of that name is refused for the same reason
-			}
-			g.owners[r] = map[route.Ref]struct{}{cluster: {}}
-			b.changes = append(b.changes, delta.Set(string(b.name), &made[0]))
-		case !wanted && standIn:
-			b.disown(r, cluster)
-		}
-	}
+func endpointsRef(name string) delta.Ref {
+	return delta.Ref{TypeURL: delta.EndpointsType, Name: name}
 }

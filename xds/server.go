@@ -23,6 +23,7 @@ import (
 
 	"github.com/sluicenet/sluice/route"
 	"github.com/sluicenet/sluice/xds/delta"
+	"github.com/sluicenet/sluice/xds/translate"
 )
 
 // Options say how a [Server] works.
@@ -41,11 +42,11 @@ type Options struct {
 
 // Server is a [route.Publisher] that serves proxies.
 type Server struct {
-	log   *slog.Logger
 	delta *delta.Server
 
-	mu     sync.Mutex
-	groups map[route.Group]*group
+	mu         sync.Mutex
+	translator *translate.Translator
+	groups     map[route.Group]*group
 }
 
 var _ route.Publisher = (*Server)(nil)
@@ -78,7 +79,11 @@ func New(o Options) (*Server, error) {
 			return names, nil
 		}
 	}
-	return &Server{log: o.Log, delta: delta.NewServer(d), groups: map[route.Group]*group{}}, nil
+	return &Server{
+		delta:      delta.NewServer(d),
+		translator: translate.New(),
+		groups:     map[route.Group]*group{},
+	}, nil
 }
 
 // Delta returns the discovery server, for a caller that has a gRPC server
