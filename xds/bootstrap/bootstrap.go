@@ -362,4 +362,3 @@ func overload(o Options) (*overloadv3.OverloadManager, error) {
 	}
 	return m, nil
 }
-

@@ -107,10 +107,10 @@ func (c *control) acked(groups ...route.Group) {
 // gateway starts an Envoy in the group of the Gateway default/gw.
 func (c *control) gateway() *envoy.Process {
 	c.t.Helper()
-	return c.envoy(bootstrap.Options{Node: bootstrap.GatewayNode("default", "gw", "test")}, nil)
+	return c.envoy(envoy.Options{}, bootstrap.Options{Node: bootstrap.GatewayNode("default", "gw", "test")})
 }
 
-func (c *control) envoy(o bootstrap.Options, within func(func() error) error) *envoy.Process {
+func (c *control) envoy(how envoy.Options, o bootstrap.Options) *envoy.Process {
 	c.t.Helper()
 	o.Admin = filepath.Join(c.dir, strings.ReplaceAll(o.Node, "/", "-"))
 	o.ADS = c.socket
@@ -118,7 +118,8 @@ func (c *control) envoy(o bootstrap.Options, within func(func() error) error) *e
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	p := envoytest.Start(c.t, envoy.Options{Admin: o.Admin, Bootstrap: raw, Within: within})
+	how.Admin, how.Bootstrap = o.Admin, raw
+	p := envoytest.Start(c.t, how)
 	envoytest.Live(c.t, p)
 	return p
 }
@@ -145,6 +146,7 @@ func eventually(t *testing.T, f func() error) {
 type heard struct {
 	Backend string
 	Host    string
+	Proto   string
 	Path    string
 	Header  http.Header
 }
@@ -153,7 +155,7 @@ type heard struct {
 func echo(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Backend", name)
-		_ = json.NewEncoder(w).Encode(heard{Backend: name, Host: r.Host, Path: r.URL.RequestURI(), Header: r.Header})
+		_ = json.NewEncoder(w).Encode(heard{Backend: name, Host: r.Host, Proto: r.Proto, Path: r.URL.RequestURI(), Header: r.Header})
 	})
 }
 

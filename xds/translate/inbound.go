@@ -8,7 +8,6 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	directv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/direct_response/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -56,8 +55,7 @@ func inbound(name string, in *route.Inbound) ([]delta.Resource, error) {
 	if err := b.port(0, route.TCP, in.Default); err != nil {
 		return nil, fmt.Errorf("listener %s: other ports: %w", name, err)
 	}
-	b.loopGuard(in.Port)
-	out.FilterChains = b.chains
+	out.FilterChains = append(b.chains, b.loopGuard(in.Port))
 	out.ListenerFilters = []*listenerv3.ListenerFilter{b.originalDst(), except(b.tlsInspector(), plain)}
 	if b.err != nil {
 		return nil, fmt.Errorf("listener %s: %w", name, b.err)
@@ -101,7 +99,9 @@ func (b *inboundBuilder) port(port uint16, protocol route.Protocol, mode route.M
 		return fmt.Errorf("a port cannot speak %q", protocol)
 	}
 	mtls := func(m *listenerv3.FilterChainMatch) {
-		b.add("mtls", port, m, protocol).TransportSocket = b.tlsSocket(serverTLS(protocol))
+		chain := b.add("mtls", port, m, protocol)
+		chain.TransportSocket = b.tlsSocket(serverTLS(protocol))
+		chain.TransportSocketConnectTimeout = durationpb.New(handshakeTime)
 	}
 	switch mode {
 	case route.Strict:
@@ -113,7 +113,9 @@ func (b *inboundBuilder) port(port uint16, protocol route.Protocol, mode route.M
 	default:
 		return errors.New("no mode of mutual TLS: " + string(mode))
 	}
-	if protocol == route.HTTP {
+	// Envoy does not go back to a chain for any transport once it has found
+	// those for TLS, so other TLS has its own.
+	if protocol == route.HTTP || mode == route.Permissive {
 		b.add("tls", port, &listenerv3.FilterChainMatch{TransportProtocol: "tls"}, route.TCP)
 	}
 	b.add("plain", port, &listenerv3.FilterChainMatch{}, protocol)
@@ -144,16 +146,6 @@ func (b *inboundBuilder) server() *hcmv3.HttpConnectionManager {
 	m.SetCurrentClientCertDetails = &hcmv3.HttpConnectionManager_SetCurrentClientCertDetails{Uri: true}
 	m.RouteSpecifier = &hcmv3.HttpConnectionManager_RouteConfig{RouteConfig: allTo("inbound", InboundCluster)}
 	return m
-}
-
-// loopGuard closes connections to the listener's own port: their original
-// destination is the listener itself.
-func (b *inboundBuilder) loopGuard(port uint16) {
-	b.chains = append(b.chains, &listenerv3.FilterChain{
-		Name:             "loop",
-		FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: wrapperspb.UInt32(uint32(port))},
-		Filters:          []*listenerv3.Filter{b.filter("envoy.filters.network.direct_response", &directv3.Config{})},
-	})
 }
 
 // except switches a listener filter off for some ports.

@@ -10,7 +10,9 @@ import (
 	httpinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldstv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	tlsinspectorv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	directv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/direct_response/v3"
 	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/sluicenet/sluice/route"
@@ -103,9 +105,10 @@ func checkChain(c route.TLSChain) error {
 
 func (p *packer) tlsChain(listener string, c route.TLSChain) *listenerv3.FilterChain {
 	out := &listenerv3.FilterChain{
-		Name:            c.Name,
-		TransportSocket: p.tlsSocket(gatewayTLS(c.Secrets)),
-		Filters:         []*listenerv3.Filter{p.http(edge(p.hosts(listener, c.Space)))},
+		Name:                          c.Name,
+		TransportSocket:               p.tlsSocket(gatewayTLS(c.Secrets)),
+		TransportSocketConnectTimeout: durationpb.New(handshakeTime),
+		Filters:                       []*listenerv3.Filter{p.http(edge(p.hosts(listener, c.Space)))},
 	}
 	if len(c.ServerNames) > 0 {
 		out.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: c.ServerNames}
@@ -150,6 +153,16 @@ func (p *packer) httpInspector() *listenerv3.ListenerFilter {
 // originalDst finds out where a redirected connection was addressed.
 func (p *packer) originalDst() *listenerv3.ListenerFilter {
 	return p.listenerFilter("envoy.filters.listener.original_dst", &originaldstv3.OriginalDst{})
+}
+
+// loopGuard closes connections to a listener's own port, whose original
+// destination is the listener itself.
+func (p *packer) loopGuard(port uint16) *listenerv3.FilterChain {
+	return &listenerv3.FilterChain{
+		Name:             "loop",
+		FilterChainMatch: &listenerv3.FilterChainMatch{DestinationPort: wrapperspb.UInt32(uint32(port))},
+		Filters:          []*listenerv3.Filter{p.filter("envoy.filters.network.direct_response", &directv3.Config{})},
+	}
 }
 
 // cidrs are prefixes in Envoy's terms.

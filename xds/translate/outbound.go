@@ -40,7 +40,7 @@ func outbound(name string, o *route.Outbound) ([]delta.Resource, error) {
 		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
 		UseOriginalDst:   wrapperspb.Bool(true),
 		ListenerFilters:  []*listenerv3.ListenerFilter{p.originalDst()},
-		FilterChains:     p.tcpChains(o.ServiceRanges),
+		FilterChains:     append(p.tcpChains(o.ServiceRanges), p.loopGuard(o.Port)),
 	}
 	listenOn(main, nil, o.Port)
 	if p.err != nil {

@@ -2,6 +2,7 @@ package translate
 
 import (
 	"net/netip"
+	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
@@ -16,6 +17,9 @@ const (
 	alpnHTTP1 = "http/1.1"
 	alpnHTTP2 = "h2"
 )
+
+// handshakeTime is how long a client may take for its handshake.
+const handshakeTime = 10 * time.Second
 
 func (p *packer) tlsSocket(context message) *corev3.TransportSocket {
 	return &corev3.TransportSocket{
