@@ -2,13 +2,11 @@ package mesh
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/sluicenet/sluice/mesh/spiffe"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/route"
 )
@@ -49,19 +47,6 @@ const (
 // network cannot have one: its connections are not its own to redirect.
 func HasSidecar(p *model.Pod) bool {
 	return p.Annotations[SidecarAnnotation] == SidecarInjected && !p.HostNetwork && !p.Terminated
-}
-
-// Authorize checks that the holder of an identity may run the sidecar of a
-// Pod: the Pod must be there and have that service account.
-func Authorize(snap *model.Snapshot, id spiffe.ID, namespace, pod string) error {
-	p, ok := model.Pods.Get(snap, namespace, pod)
-	switch {
-	case !ok:
-		return fmt.Errorf("there is no Pod %s/%s", namespace, pod)
-	case id.Namespace != namespace || id.ServiceAccount != serviceAccount(p):
-		return fmt.Errorf("%v is not the identity of Pod %s/%s", id, namespace, pod)
-	}
-	return nil
 }
 
 func serviceAccount(p *model.Pod) string { return cmp.Or(p.ServiceAccount, "default") }
