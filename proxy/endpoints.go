@@ -17,7 +17,7 @@ type endpoint struct {
 	weight uint64 // relative to the other endpoints of the same share
 	share  int    // index into the split's backends; 0 without a split
 	parts  uint64 // the share's weight
-	onNode bool
+	place  Place
 }
 
 // endpoints appends the endpoints of a Service port in one family.
@@ -41,13 +41,23 @@ func (p *Planner) endpoints(to []endpoint, snap *model.Snapshot, svc *model.Serv
 					addr:     netip.AddrPortFrom(e.Addr, port.Port),
 					weight:   uint64(max(slice.Weight, 0)),
 					parts:    1,
-					onNode:   e.Node != "" && e.Node == p.cfg.Node,
+					place:    p.place(e),
 				})
 			}
 			break
 		}
 	}
 	return to
+}
+
+func (p *Planner) place(e *model.Endpoint) Place {
+	switch e.Node {
+	case "":
+		return Unknown
+	case p.cfg.Node:
+		return Here
+	}
+	return Elsewhere
 }
 
 // unique orders endpoints by address and leaves one of those that several
@@ -125,9 +135,9 @@ func categorize(all []endpoint, node Node) (cluster, local []Backend) {
 	if cluster == nil {
 		cluster = backends(all, serving)
 	}
-	local = backends(all, func(e *endpoint) bool { return e.onNode && ready(e) })
+	local = backends(all, func(e *endpoint) bool { return e.place == Here && ready(e) })
 	if local == nil {
-		local = backends(all, func(e *endpoint) bool { return e.onNode && serving(e) })
+		local = backends(all, func(e *endpoint) bool { return e.place == Here && serving(e) })
 	}
 	if slices.Equal(local, cluster) {
 		local = cluster // the usual case; shares the memory
@@ -159,7 +169,7 @@ func backends(all []endpoint, use func(*endpoint) bool) []Backend {
 			out[last].Weight += weights[i] // in two shares of a split
 			continue
 		}
-		out = append(out, Backend{AddrPort: e.addr, Weight: weights[i], OnNode: e.onNode})
+		out = append(out, Backend{AddrPort: e.addr, Weight: weights[i], Place: e.place})
 	}
 	return out
 }
@@ -190,7 +200,7 @@ func (p *Planner) localReady(snap *model.Snapshot, svc *model.Service) int {
 	var addrs []netip.Addr
 	for slice := range model.SlicesByService.Find(snap, svc.Namespace+"/"+svc.Name) {
 		for i := range slice.Endpoints {
-			if e := &slice.Endpoints[i]; e.Ready && e.Node != "" && e.Node == p.cfg.Node && !slices.Contains(addrs, e.Addr) {
+			if e := &slice.Endpoints[i]; e.Ready && p.place(e) == Here && !slices.Contains(addrs, e.Addr) {
 				addrs = append(addrs, e.Addr)
 			}
 		}

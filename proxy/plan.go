@@ -139,9 +139,18 @@ type Backend struct {
 	// Weight is its share relative to the others. It is at least 1, and the
 	// weights of a set have no common divisor.
 	Weight uint32
-	// OnNode tells that it is on the plan's node.
-	OnNode bool
+	Place  Place
 }
+
+// Place is where a backend is, as seen from the plan's node.
+type Place uint8
+
+// The places. Unknown is that of endpoints without a node.
+const (
+	Elsewhere Place = iota
+	Here
+	Unknown
+)
 
 // FrontendKind says why a Service answers on an address.
 type FrontendKind uint8

@@ -34,6 +34,11 @@ func (a Action) String() string {
 	return [...]string{"reject", "drop", "cluster", "local"}[a]
 }
 
+// String says where.
+func (p Place) String() string {
+	return [...]string{"elsewhere", "here", "somewhere"}[p]
+}
+
 // String says when.
 func (m Masquerade) String() string {
 	return [...]string{"off-cluster", "from-node", "always"}[m]
@@ -132,8 +137,8 @@ func printBackends(b *strings.Builder, name string, backends []Backend) {
 		if e.Weight != 1 {
 			fmt.Fprintf(b, " x%d", e.Weight)
 		}
-		if e.OnNode {
-			b.WriteString(" here")
+		if e.Place != Elsewhere {
+			fmt.Fprintf(b, " %s", e.Place)
 		}
 	}
 	b.WriteByte('\n')

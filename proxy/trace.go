@@ -154,7 +154,7 @@ func (d Decision) String() string {
 	}
 	for _, c := range d.Choices {
 		fmt.Fprintf(&b, "  %5.1f%%  %s", 100*c.Probability, c.AddrPort)
-		if c.OnNode {
+		if c.Place == Here {
 			b.WriteString(" on this node")
 		}
 		if c.Masquerade {

@@ -1,0 +1,215 @@
+package nftables
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/sluicenet/sluice/proxy"
+)
+
+// change collects what a step writes.
+type change struct {
+	engine *Engine
+	ops    []operation
+	chains []chainKey // to be written
+}
+
+// operation writes an element: adds it, deletes it, or both, to replace it.
+type operation struct {
+	element
+	add, del bool
+}
+
+func (c *change) add(el element, replace bool) {
+	c.ops = append(c.ops, operation{el, true, replace})
+}
+
+// remove deletes an element. Slots only become garbage: a packet that has read
+// a verdict of before must still find them.
+func (c *change) remove(k elementKey, data string) {
+	switch k.set {
+	case setSlots, setNodePortSlots, setChoices, setNodePortChoices, setBackends, setNodePortBackends:
+		c.engine.garbage[k] = data
+		c.engine.rested = time.Now()
+	default:
+		c.ops = append(c.ops, operation{element{k.place, k.key, data}, false, true})
+	}
+}
+
+// phase orders what does not fit into one transaction: nothing may point at what
+// is not there yet.
+func (o *operation) phase() int {
+	if o.set == setServices || o.set == setNodePorts {
+		return 1
+	}
+	return 0
+}
+
+// commit sends the change, behind what m holds already. Mostly it is one
+// transaction; at a cold start several, each of which leaves what works working.
+func (c *change) commit(ctx context.Context, m *messages) error {
+	slices.SortFunc(c.chains, func(a, b chainKey) int {
+		if a.family != b.family {
+			return int(a.family) - int(b.family)
+		}
+		return compareText(a.name, b.name)
+	})
+	c.chains = slices.Compact(c.chains)
+	for _, k := range c.chains {
+		addChain(m, k.family, k.name, nil)
+	}
+	for _, k := range c.chains {
+		if err := setRules(m, k.family, k.name, c.engine.rules(k.family).frontend(c.engine.chains[k].spec)); err != nil {
+			return err
+		}
+	}
+	if len(c.chains) > 0 {
+		c.engine.drift.rules = nil
+	}
+	first, last := c.phases()
+	for _, ops := range [2][]operation{first, last} {
+		for len(ops) > 0 {
+			n := 0
+			for size := len(m.buf); n < len(ops) && (n == 0 || size < c.engine.sock.limit-maxElements); n++ {
+				size += ops[n].size()
+			}
+			putOperations(m, ops[:n])
+			ops = ops[n:]
+			if len(m.buf) < c.engine.sock.limit/2 && len(ops) == 0 {
+				continue // the next phase may fit into the same transaction
+			}
+			if err := c.engine.send(ctx, m); err != nil {
+				return err
+			}
+			*m = messages{buf: m.buf[:0]}
+			m.batchBegin()
+		}
+	}
+	if m.count > 1 {
+		return c.engine.send(ctx, m)
+	}
+	return nil
+}
+
+// phases returns the operations in the order of their phases.
+func (c *change) phases() (first, last []operation) {
+	slices.SortStableFunc(c.ops, func(a, b operation) int { return a.phase() - b.phase() })
+	i := slices.IndexFunc(c.ops, func(o operation) bool { return o.phase() == 1 })
+	if i < 0 {
+		i = len(c.ops)
+	}
+	return c.ops[:i], c.ops[i:]
+}
+
+// size is an upper bound of what the operation takes in a message.
+func (o *operation) size() int {
+	n := 0
+	if o.add {
+		n += 64 + len(o.key) + len(o.data)
+	}
+	if o.del {
+		n += 64 + len(o.key)
+	}
+	return n
+}
+
+// putOperations appends operations of one transaction: deletions first, so that
+// an element can be replaced.
+func putOperations(m *messages, ops []operation) {
+	dels, adds := map[place][]element{}, map[place][]element{}
+	for _, o := range ops {
+		if o.del {
+			dels[o.place] = append(dels[o.place], o.element)
+		}
+		if o.add {
+			adds[o.place] = append(adds[o.place], o.element)
+		}
+	}
+	for _, at := range slices.SortedFunc(maps.Keys(dels), comparePlaces) {
+		putElements(m, at, dels[at], true)
+	}
+	for _, at := range slices.SortedFunc(maps.Keys(adds), comparePlaces) {
+		putElements(m, at, adds[at], false)
+	}
+}
+
+func comparePlaces(a, b place) int {
+	if a.family != b.family {
+		return int(a.family) - int(b.family)
+	}
+	return int(a.set) - int(b.set)
+}
+
+func compareText(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// changeNode makes the change of what concerns the node. Rules depend on whether
+// the Pods' networks are known at all.
+func (e *Engine) changeNode(m *messages, c *change, node proxy.Node) error {
+	old := e.node
+	e.node = node
+	for _, family := range e.families {
+		pods, ports := ofFamily(node.Pods, family), ofFamily(node.NodePorts, family)
+		samePods, samePorts := slices.Equal(pods, ofFamily(old.Pods, family)), slices.Equal(ports, ofFamily(old.NodePorts, family))
+		if samePods && samePorts {
+			continue
+		}
+		e.putRanges(m, family)
+		if err := setRules(m, family, chainServices, e.rules(family).services()); err != nil {
+			return err
+		}
+		e.drift.rules = nil
+		for k, ch := range e.chains {
+			if k.family == family && ch.uses > 0 {
+				c.chains = append(c.chains, k)
+			}
+		}
+	}
+	return nil
+}
+
+// putRanges appends the messages that fill the sets of the node's networks anew.
+func (e *Engine) putRanges(m *messages, family proxy.Family) {
+	for _, r := range e.ranges(family) {
+		flushElements(m, r.place)
+		putElements(m, r.place, r.elements, false)
+	}
+}
+
+type rangeSet struct {
+	place
+	elements []element
+}
+
+// ranges returns the elements of the sets of the node's networks.
+func (e *Engine) ranges(family proxy.Family) [2]rangeSet {
+	of := func(id setID, prefixes []netip.Prefix) rangeSet {
+		r := rangeSet{place: place{family, id}}
+		for _, p := range outermost(ofFamily(prefixes, family)) {
+			first, last := bounds(p)
+			r.elements = append(r.elements, element{r.place, string(appendAddr(appendAddr(nil, first), last)), ""})
+		}
+		return r
+	}
+	return [2]rangeSet{of(setPods, e.node.Pods), of(setNodePortAddresses, e.node.NodePorts)}
+}
+
+func ofFamily(prefixes []netip.Prefix, family proxy.Family) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range prefixes {
+		if proxy.FamilyOf(p.Addr()) == family {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -1,0 +1,271 @@
+package nftables
+
+import (
+	"hash/fnv"
+	"net/netip"
+	"slices"
+
+	"github.com/sluicenet/sluice/proxy"
+)
+
+// slotTable holds the backend of each slot.
+type slotTable []netip.AddrPort
+
+// assign returns the table for new backends: who stays keeps its slots as far
+// as there are as many, so that a change writes what it changes.
+func (t slotTable) assign(backends []proxy.Backend) slotTable {
+	if len(backends) == 0 {
+		return nil
+	}
+	counts := proxy.Slots(backends)
+	used := 0
+	for _, n := range counts {
+		used += n
+	}
+	used = min(used, localSlots)
+	out := make(slotTable, used)
+	copy(out, t)
+	index := make(map[netip.AddrPort]int, len(backends))
+	for i, b := range backends {
+		index[b.AddrPort] = i
+	}
+	var free []int
+	for i := range out {
+		if b, ok := index[out[i]]; ok && counts[b] > 0 {
+			counts[b]--
+		} else {
+			free = append(free, i)
+		}
+	}
+	for i, n := range counts {
+		for ; n > 0 && len(free) > 0; n-- {
+			out[free[0]] = backends[i].AddrPort
+			free = free[1:]
+		}
+	}
+	return out
+}
+
+// portState is a port's plan with the slots of its backends.
+type portState struct {
+	plan           *proxy.Port
+	cluster, local slotTable
+}
+
+// serviceState is a Service's.
+type serviceState []portState
+
+// next returns the state for a new plan, with slots taken over from the old
+// one. Nil is the plan of a Service that is gone.
+func (s serviceState) next(plan *proxy.Service) serviceState {
+	if plan == nil {
+		return nil
+	}
+	out := make(serviceState, 0, len(plan.Ports))
+	for _, p := range plan.Ports {
+		var from portState
+		if i := slices.IndexFunc(s, func(o portState) bool {
+			return o.plan.Family == p.Family && o.plan.Protocol == p.Protocol && o.plan.Port == p.Port
+		}); i >= 0 {
+			from = s[i]
+		}
+		out = append(out, from.next(p))
+	}
+	return out
+}
+
+func (s portState) next(plan *proxy.Port) portState {
+	out := portState{plan: plan}
+	if uses(plan, proxy.ToCluster) {
+		out.cluster = s.cluster.assign(plan.Cluster)
+	}
+	if uses(plan, proxy.ToLocal) {
+		out.local = s.local.assign(plan.Local)
+	}
+	return out
+}
+
+func uses(p *proxy.Port, a proxy.Action) bool {
+	return slices.ContainsFunc(p.Frontends, func(f proxy.Frontend) bool { return f.Inside == a || f.Outside == a })
+}
+
+// spec returns the chain of a frontend.
+func (s *portState) spec(f *proxy.Frontend) chainSpec {
+	to := func(a proxy.Action) target {
+		switch a {
+		case proxy.ToCluster:
+			return target{a, len(s.cluster)}
+		case proxy.ToLocal:
+			return target{a, len(s.local)}
+		}
+		return target{action: a}
+	}
+	c := chainSpec{nodePort: f.Kind == proxy.NodePort, inside: to(f.Inside), outside: to(f.Outside),
+		sources: f.Sources != nil, affinity: s.plan.Affinity}
+	switch f.Masquerade {
+	case proxy.MasqueradeFromNode:
+		c.masquerade = fromNode
+	case proxy.MasqueradeAlways:
+		c.masquerade = always
+	}
+	if f.Inside == proxy.Reject && f.Outside == proxy.Reject {
+		c.affinity, c.sources = 0, false
+	}
+	return c
+}
+
+// elements calls emit for every element of a Service, and chain for every chain
+// that they go to.
+func (s serviceState) elements(emit func(element), chain func(proxy.Family, chainSpec)) {
+	for i := range s {
+		p := &s[i]
+		for j := range p.plan.Frontends {
+			f := &p.plan.Frontends[j]
+			p.entry(f, emit, chain)
+			if p.plan.Affinity == 0 {
+				p.slots(f, p.cluster, 0, emit)
+				p.slots(f, p.local, localSlots, emit)
+			} else {
+				p.sticky(f, emit)
+			}
+		}
+		p.hairpins(emit)
+	}
+}
+
+// entry emits what finds the frontend.
+func (s *portState) entry(f *proxy.Frontend, emit func(element), chain func(proxy.Family, chainSpec)) {
+	p, spec := s.plan, s.spec(f)
+	set, key := setServices, make([]byte, 0, 64)
+	if f.Kind == proxy.NodePort {
+		set = setNodePorts
+	} else {
+		key = appendAddr(key, f.Addr)
+	}
+	key = appendPort(key, p.Protocol, f.Port)
+	emit(element{place{p.Family, set}, string(key), spec.verdict()})
+	chain(p.Family, spec)
+	if spec.sources {
+		for _, r := range outermost(f.Sources) {
+			first, last := bounds(r)
+			b := appendAddr(slices.Clone(key), first)
+			b = appendAddr(append(b, key...), last)
+			emit(element{place{p.Family, setSources}, string(b), ""})
+		}
+	}
+}
+
+// keys returns the functions that make a frontend's keys: with a number at the
+// end, and, for choices, with the address there.
+func (s *portState) keys(f *proxy.Frontend) (slot, choice func(uint32) string) {
+	port := appendPort(make([]byte, 0, 16), s.plan.Protocol, f.Port)
+	head := port
+	var addr []byte
+	if f.Kind != proxy.NodePort {
+		addr = appendAddr(addr, f.Addr)
+		head = append(slices.Clone(addr), port...)
+	}
+	var buf [32]byte
+	slot = func(n uint32) string { return string(appendNumber(append(buf[:0], head...), n)) }
+	choice = func(n uint32) string { return string(append(appendNumber(append(buf[:0], port...), n), addr...)) }
+	return slot, choice
+}
+
+// slots emits a frontend's slots.
+func (s *portState) slots(f *proxy.Frontend, t slotTable, from uint32, emit func(element)) {
+	if len(t) == 0 {
+		return
+	}
+	at := place{s.plan.Family, setSlots}
+	if f.Kind == proxy.NodePort {
+		at.set = setNodePortSlots
+	}
+	key, _ := s.keys(f)
+	for i, b := range t {
+		emit(element{at, key(from + uint32(i)), addrPort(b)})
+	}
+}
+
+// sticky emits the slots of a frontend with affinity.
+func (s *portState) sticky(f *proxy.Frontend, emit func(element)) {
+	choices, backends := place{s.plan.Family, setChoices}, place{s.plan.Family, setBackends}
+	if f.Kind == proxy.NodePort {
+		choices.set, backends.set = setNodePortChoices, setNodePortBackends
+	}
+	slot, choice := s.keys(f)
+	ids := numbers(append(slices.Clone(s.cluster), s.local...))
+	for from, t := range map[uint32]slotTable{0: s.cluster, localSlots: s.local} {
+		for i, b := range t {
+			emit(element{choices, choice(from + uint32(i)), string(appendNumber(nil, ids[b]))})
+		}
+	}
+	for b, id := range ids {
+		emit(element{backends, slot(id), addrPort(b)})
+	}
+}
+
+// numbers gives each backend a number of its own that depends on its address
+// alone, so that what is remembered holds across changes and restarts. Where two
+// meet, which is a matter of one in many millions, the second takes the next.
+func numbers(backends slotTable) map[netip.AddrPort]uint32 {
+	unique := slices.Clone(backends)
+	slices.SortFunc(unique, netip.AddrPort.Compare)
+	unique = slices.Compact(unique)
+	out := make(map[netip.AddrPort]uint32, len(unique))
+	taken := make(map[uint32]struct{}, len(unique))
+	for _, b := range unique {
+		h := fnv.New32a()
+		_, _ = h.Write([]byte(addrPort(b)))
+		n := h.Sum32()
+		for {
+			if _, ok := taken[n]; !ok && n != 0 {
+				break
+			}
+			n++
+		}
+		taken[n] = struct{}{}
+		out[b] = n
+	}
+	return out
+}
+
+// hairpins emits the addresses of backends that may connect to themselves by
+// way of this node.
+func (s *portState) hairpins(emit func(element)) {
+	for _, list := range [...][]proxy.Backend{s.plan.Cluster, s.plan.Local} {
+		for _, b := range list {
+			if b.Place != proxy.Elsewhere {
+				a := appendAddr(make([]byte, 0, 32), b.Addr())
+				emit(element{place{s.plan.Family, setHairpin}, string(append(a, a...)), ""})
+			}
+		}
+	}
+}
+
+// bounds returns the first and the last address of a prefix.
+func bounds(p netip.Prefix) (first, last netip.Addr) {
+	p = p.Masked()
+	b := p.Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	last, _ = netip.AddrFromSlice(b)
+	return p.Addr(), last
+}
+
+// outermost returns the prefixes that no other one contains.
+func outermost(list []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for i, p := range list {
+		inside := false
+		for j, o := range list {
+			if i != j && o.Overlaps(p) && (o.Bits() < p.Bits() || o.Bits() == p.Bits() && j < i) {
+				inside = true
+			}
+		}
+		if !inside {
+			out = append(out, p.Masked())
+		}
+	}
+	return out
+}

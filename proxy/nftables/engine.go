@@ -1,0 +1,311 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluicenet/sluice/model"
+	"github.com/sluicenet/sluice/proxy"
+)
+
+// Options of [New]. The zero value programs the namespace that the process is in.
+type Options struct {
+	// NetNS is a descriptor of the network namespace to program; 0: the
+	// process's. It is needed during New only.
+	NetNS int
+	// MasqueradeMark is the bit of the packet mark for what postrouting is to
+	// masquerade; 0: 0x4000, kube-proxy's default.
+	MasqueradeMark uint32
+	Log            *slog.Logger
+}
+
+// Engine is the [proxy.Engine] on nf_tables.
+type Engine struct {
+	mark     uint32
+	log      *slog.Logger
+	sock     *socket
+	families []proxy.Family
+
+	// What the kernel has, as far as we made it. It is valid after a
+	// successful Sync, until something fails.
+	valid    bool
+	node     proxy.Node
+	services map[model.Name]serviceState
+	hairpins map[elementKey]int // the number of backends with the address
+	chains   map[chainKey]*chain
+	// garbage is slots that nothing points at any more, with their data.
+	garbage map[elementKey]string
+	rested  time.Time // the last time that something became garbage
+
+	drift drift
+}
+
+type elementKey struct {
+	place
+	key string
+}
+
+type chainKey struct {
+	family proxy.Family
+	name   string
+}
+
+// chain is a chain for frontends, and how many there are. Without any it is
+// garbage.
+type chain struct {
+	spec chainSpec
+	uses int
+}
+
+// New returns an engine. It programs nothing yet. The error is a
+// [*proxy.UnsupportedError] where the kernel has no nf_tables or denies them.
+func New(o Options) (*Engine, error) {
+	if o.NetNS == 0 {
+		o.NetNS = -1
+	}
+	if o.MasqueradeMark == 0 {
+		o.MasqueradeMark = 1 << 14
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s, err := dial(o.NetNS)
+	if err != nil {
+		return nil, unsupported(err)
+	}
+	return &Engine{mark: o.MasqueradeMark, log: o.Log, sock: s}, nil
+}
+
+// Close implements [proxy.Engine].
+func (e *Engine) Close() error {
+	e.sock.close()
+	return nil
+}
+
+// rules returns the writer of a family's rules.
+func (e *Engine) rules(family proxy.Family) rules {
+	return rules{family: family, mark: e.mark, pods: len(ofFamily(e.node.Pods, family)) > 0,
+		restricted: len(ofFamily(e.node.NodePorts, family)) > 0}
+}
+
+// Sync implements [proxy.Engine]. It lists what the kernel has.
+func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
+	e.valid = false
+	if err := e.probeFamilies(); err != nil {
+		return err
+	}
+	found, err := e.list(ctx)
+	if err != nil {
+		return err
+	}
+	e.node = plan.Node
+	e.services = make(map[model.Name]serviceState, plan.Len())
+	e.hairpins = map[elementKey]int{}
+	e.chains = map[chainKey]*chain{}
+	e.garbage = map[elementKey]string{}
+	for _, k := range found.chains {
+		e.chains[k] = &chain{}
+	}
+	err = e.reconcile(ctx, found, func(each func(serviceState)) {
+		for s := range plan.Services() {
+			state := found.state(s).next(s)
+			e.services[s.Name] = state
+			each(state)
+		}
+	}, false)
+	if incompatible(err) {
+		// Another version of sluice had another layout.
+		e.log.Warn("replacing a table that cannot be taken over", "error", err)
+		e.chains, e.garbage = map[chainKey]*chain{}, map[elementKey]string{}
+		err = e.reconcile(ctx, &listing{elements: map[elementKey]string{}}, func(each func(serviceState)) {
+			for _, state := range e.services {
+				each(state)
+			}
+		}, true)
+	}
+	if err != nil {
+		return err
+	}
+	e.valid = true
+	return nil
+}
+
+// incompatible reports whether the kernel refused to change what is there into
+// what is wanted.
+func incompatible(err error) bool {
+	return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBUSY)
+}
+
+// reconcile makes the kernel match all Services, given what it has. It rewrites
+// all rules, and of the elements those that differ.
+func (e *Engine) reconcile(ctx context.Context, found *listing, services func(each func(serviceState)), replace bool) error {
+	c := change{engine: e}
+	for _, ch := range e.chains {
+		ch.uses = 0
+	}
+	clear(e.hairpins)
+	services(func(s serviceState) {
+		s.elements(func(el element) {
+			k := elementKey{el.place, el.key}
+			if el.set == setHairpin {
+				if e.hairpins[k]++; e.hairpins[k] > 1 {
+					return
+				}
+			}
+			data, ok := found.elements[k]
+			delete(found.elements, k)
+			if ok && data == el.data {
+				delete(e.garbage, k)
+				return
+			}
+			c.add(el, ok)
+		}, func(family proxy.Family, spec chainSpec) { e.use(family, spec, nil) })
+	})
+	for k, data := range found.elements {
+		c.remove(k, data)
+	}
+	m := &messages{}
+	m.batchBegin()
+	for _, family := range e.families {
+		if replace {
+			addTable(m, family) // so that deleting it cannot fail
+			deleteTable(m, family)
+		}
+		if err := e.rules(family).define(m); err != nil {
+			return err
+		}
+		e.putRanges(m, family)
+	}
+	for k, ch := range e.chains {
+		if ch.uses > 0 {
+			c.chains = append(c.chains, k)
+		}
+	}
+	return c.commit(ctx, m)
+}
+
+// Apply implements [proxy.Engine].
+func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
+	if !e.valid {
+		return errors.New("nftables: Apply without a successful Sync before")
+	}
+	e.valid = false
+	c := change{engine: e}
+	m := &messages{}
+	m.batchBegin()
+	if err := e.changeNode(m, &c, changes.New.Node); err != nil {
+		return err
+	}
+	old := map[elementKey]string{}
+	keep := func(el element) {
+		k := elementKey{el.place, el.key}
+		if el.set == setHairpin {
+			e.hairpins[k]--
+		}
+		old[k] = el.data
+	}
+	for _, s := range changes.Services {
+		e.services[s.Name].elements(keep, e.release)
+	}
+	for _, s := range changes.Services {
+		next := e.services[s.Name].next(s.New)
+		next.elements(func(el element) { e.renew(&c, el, old) }, func(family proxy.Family, spec chainSpec) { e.use(family, spec, &c) })
+		if next == nil {
+			delete(e.services, s.Name)
+		} else {
+			e.services[s.Name] = next
+		}
+	}
+	for k, data := range old {
+		if k.set == setHairpin {
+			if e.hairpins[k] > 0 {
+				continue
+			}
+			delete(e.hairpins, k)
+		}
+		c.remove(k, data)
+	}
+	if err := c.commit(ctx, m); err != nil {
+		return err
+	}
+	e.valid = true
+	return nil
+}
+
+// renew adds an element to a change, if it is not there already.
+func (e *Engine) renew(c *change, el element, old map[elementKey]string) {
+	k := elementKey{el.place, el.key}
+	if el.set == setHairpin {
+		_, had := old[k]
+		e.hairpins[k]++
+		if !had && e.hairpins[k] == 1 {
+			c.add(el, false)
+		}
+		return
+	}
+	data, had := old[k]
+	delete(old, k)
+	if !had {
+		if data, had = e.garbage[k]; had {
+			delete(e.garbage, k)
+		}
+	}
+	if !had || data != el.data {
+		c.add(el, had)
+	}
+}
+
+// use counts a frontend that goes to a chain, and the chains that this one goes
+// to. New chains become part of the change.
+func (e *Engine) use(family proxy.Family, spec chainSpec, c *change) {
+	for _, s := range append(spec.needs(), spec) {
+		name := s.verdict()
+		if name == chainRefuse || name == verdictDrop {
+			continue
+		}
+		k := chainKey{family, name}
+		if e.chains[k] == nil {
+			e.chains[k] = &chain{}
+		}
+		ch := e.chains[k]
+		ch.spec = s
+		if ch.uses++; ch.uses == 1 && c != nil {
+			c.chains = append(c.chains, k)
+		}
+	}
+}
+
+// release is the reverse of use.
+func (e *Engine) release(family proxy.Family, spec chainSpec) {
+	for _, s := range append(spec.needs(), spec) {
+		if ch := e.chains[chainKey{family, s.verdict()}]; ch != nil {
+			if ch.uses--; ch.uses == 0 {
+				e.rested = time.Now()
+			}
+		}
+	}
+}
+
+// Cleanup implements [proxy.Engine].
+func (e *Engine) Cleanup(context.Context) error {
+	e.valid = false
+	for _, family := range []proxy.Family{proxy.IPv4, proxy.IPv6} {
+		m := &messages{}
+		m.batchBegin()
+		deleteTable(m, family)
+		if err := e.sock.commit(m); err != nil && !missing(err) {
+			return fmt.Errorf("nftables: remove table %s of %s: %w", tableName, family, unsupported(err))
+		}
+	}
+	return nil
+}
+
+// missing reports whether an object, or its whole family, is not there.
+func missing(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
+}

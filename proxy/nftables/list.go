@@ -1,0 +1,193 @@
+package nftables
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluicenet/sluice/proxy"
+)
+
+// listing is what the kernel has of our tables.
+type listing struct {
+	elements map[elementKey]string
+	chains   []chainKey // those for frontends
+	rules    map[chainKey]uint64
+}
+
+// list reads both tables. What somebody else learns from the packet path is left
+// out, and so are the ranges, which are always written anew.
+func (e *Engine) list(ctx context.Context) (*listing, error) {
+	for attempt := 0; ; attempt++ {
+		l, err := e.listOnce(ctx)
+		if !errors.Is(err, errInterrupted) || attempt == 5 {
+			if err != nil {
+				err = fmt.Errorf("nftables: list: %w", unsupported(err))
+			}
+			return l, err
+		}
+	}
+}
+
+func (e *Engine) listOnce(ctx context.Context) (*listing, error) {
+	l := &listing{elements: map[elementKey]string{}, rules: map[chainKey]uint64{}}
+	for _, family := range e.families {
+		if ok, err := e.hasTable(ctx, family); err != nil {
+			return nil, err
+		} else if !ok {
+			continue
+		}
+		if err := e.listChains(ctx, family, l); err != nil {
+			return nil, err
+		}
+		for id := range setCount {
+			if specs[id].dynamic || id == setPods || id == setNodePortAddresses {
+				continue
+			}
+			at := place{family, id}
+			err := e.listElements(ctx, at, func(el element) { l.elements[elementKey{at, el.key}] = el.data })
+			if err != nil {
+				return nil, err
+			}
+		}
+	}
+	return l, nil
+}
+
+// hasTable reports whether the table is there.
+func (e *Engine) hasTable(ctx context.Context, family proxy.Family) (bool, error) {
+	m := &messages{}
+	m.begin(unix.NFT_MSG_GETTABLE, 0, family)
+	m.string(unix.NFTA_TABLE_NAME, tableName)
+	m.finish()
+	err := e.sock.ask(ctx, m, func(message) {})
+	if missing(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// listElements calls each for the elements of a set; a set that is not there has
+// none.
+func (e *Engine) listElements(ctx context.Context, at place, each func(element)) error {
+	m := &messages{}
+	m.begin(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, at.family)
+	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+	m.string(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
+	m.finish()
+	err := e.sock.ask(ctx, m, func(msg message) {
+		if msg.kind&0xff == unix.NFT_MSG_NEWSETELEM {
+			parseElements(at, msg.body, each)
+		}
+	})
+	if missing(err) {
+		return nil
+	}
+	return err
+}
+
+// listChains reads the names of all chains and a hash of each one's rules.
+func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing) error {
+	static := e.rules(family).static()
+	m := &messages{}
+	m.begin(unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, family)
+	m.finish()
+	err := e.sock.ask(ctx, m, func(msg message) {
+		if table, name := names(msg, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME); table == tableName {
+			k := chainKey{family, name}
+			l.rules[k] = 0
+			if static[name] == nil {
+				l.chains = append(l.chains, k)
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	m = &messages{}
+	m.begin(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, family)
+	m.string(unix.NFTA_RULE_TABLE, tableName)
+	m.finish()
+	return e.sock.ask(ctx, m, func(msg message) {
+		table, name := names(msg, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN)
+		if table != tableName {
+			return
+		}
+		k := chainKey{family, name}
+		h := fnv.New64a()
+		_, _ = h.Write(binary.NativeEndian.AppendUint64(nil, l.rules[k]))
+		for kind, v := range attributes(msg.body[4:]) {
+			if kind == unix.NFTA_RULE_EXPRESSIONS {
+				_, _ = h.Write(v)
+			}
+		}
+		l.rules[k] = h.Sum64()
+	})
+}
+
+// names returns two strings among a message's attributes.
+func names(msg message, first, second uint16) (a, b string) {
+	for kind, v := range attributes(msg.body[4:]) {
+		if len(v) == 0 {
+			continue
+		}
+		switch kind {
+		case first:
+			a = string(v[:len(v)-1])
+		case second:
+			b = string(v[:len(v)-1])
+		}
+	}
+	return a, b
+}
+
+// state returns the slots that the kernel has for a Service, for the next state
+// to take over.
+func (l *listing) state(s *proxy.Service) serviceState {
+	out := make(serviceState, 0, len(s.Ports))
+	for _, p := range s.Ports {
+		old := portState{plan: p}
+		if len(p.Frontends) > 0 {
+			old.cluster = l.slots(&old, &p.Frontends[0], 0, len(p.Cluster))
+			old.local = l.slots(&old, &p.Frontends[0], localSlots, len(p.Local))
+		}
+		out = append(out, old)
+	}
+	return out
+}
+
+// slots reads a frontend's slots.
+func (l *listing) slots(s *portState, f *proxy.Frontend, from uint32, hint int) slotTable {
+	slots, choices, backends := setSlots, setChoices, setBackends
+	if f.Kind == proxy.NodePort {
+		slots, choices, backends = setNodePortSlots, setNodePortChoices, setNodePortBackends
+	}
+	key, choice := s.keys(f)
+	get := func(set setID, key string) (string, bool) {
+		data, ok := l.elements[elementKey{place{s.plan.Family, set}, key}]
+		return data, ok
+	}
+	out := make(slotTable, 0, hint)
+	for n := from; ; n++ {
+		var data string
+		var ok bool
+		if s.plan.Affinity == 0 {
+			data, ok = get(slots, key(n))
+		} else if data, ok = get(choices, choice(n)); ok && len(data) == 4 {
+			data, _ = get(backends, key(binary.NativeEndian.Uint32([]byte(data))))
+		}
+		if !ok {
+			return out
+		}
+		backend, _ := parseAddrPort(data)
+		if !backend.IsValid() {
+			backend = netip.AddrPort{}
+		}
+		out = append(out, backend)
+	}
+}

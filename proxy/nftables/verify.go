@@ -1,0 +1,226 @@
+package nftables
+
+import (
+	"context"
+	"encoding/binary"
+	"maps"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluicenet/sluice/proxy"
+)
+
+// drift is what is known of changes that others made.
+type drift struct {
+	// generation is the kernel's number of the rule set after our last
+	// transaction; it counts everybody's.
+	generation uint32
+	// foreign tells that somebody else's transaction was seen since we last
+	// looked at our tables.
+	foreign bool
+	// rules are hashes of our chains' rules as the kernel lists them; nil
+	// until they have been listed.
+	rules map[chainKey]uint64
+	// looked is when all was listed, and took how long that was.
+	looked time.Time
+	took   time.Duration
+}
+
+// Garbage rests before it is removed, for longer than any packet is under way
+// through the rules.
+const rest = 100 * time.Millisecond
+
+// Looking at everything may take a hundredth of the time, where others keep
+// changing rules of their own.
+const lookShare = 100
+
+// send commits a transaction and notes the generation.
+func (e *Engine) send(ctx context.Context, m *messages) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := e.sock.commit(m); err != nil {
+		return err
+	}
+	generation, err := e.generation(ctx)
+	if err != nil {
+		return err
+	}
+	if e.drift.generation != 0 && generation != e.drift.generation+1 {
+		e.drift.foreign = true
+	}
+	e.drift.generation = generation
+	return nil
+}
+
+// generation asks for the number of the rule set.
+func (e *Engine) generation(ctx context.Context) (uint32, error) {
+	m := &messages{}
+	m.begin(unix.NFT_MSG_GETGEN, 0, proxy.IPv4)
+	m.finish()
+	var g uint32
+	err := e.sock.ask(ctx, m, func(msg message) {
+		for kind, v := range attributes(msg.body[4:]) {
+			if kind == unix.NFTA_GEN_ID && len(v) == 4 {
+				g = binary.BigEndian.Uint32(v)
+			}
+		}
+	})
+	return g, err
+}
+
+// Verify implements [proxy.Engine]. It lists the tables only if somebody has
+// changed rules since, and then not so often that it would take more than a
+// small share of the time. It also removes garbage.
+func (e *Engine) Verify(ctx context.Context) (bool, error) {
+	if !e.valid {
+		return false, nil
+	}
+	generation, err := e.generation(ctx)
+	if err != nil {
+		return false, err
+	}
+	if generation != e.drift.generation {
+		e.drift.foreign, e.drift.generation = true, generation
+	}
+	repaired := false
+	if e.drift.foreign {
+		if time.Since(e.drift.looked) < lookShare*e.drift.took {
+			return false, nil
+		}
+		if repaired, err = e.repair(ctx); err != nil {
+			e.valid = false
+			return repaired, err
+		}
+	}
+	if e.drift.rules == nil {
+		l := &listing{rules: map[chainKey]uint64{}}
+		for _, family := range e.families {
+			if err := e.listChains(ctx, family, l); err != nil {
+				return repaired, err
+			}
+		}
+		e.drift.rules = l.rules
+	}
+	if err := e.collect(ctx); err != nil {
+		e.valid = false
+		return repaired, err
+	}
+	return repaired, nil
+}
+
+// repair lists the tables and writes what differs from what we made.
+func (e *Engine) repair(ctx context.Context) (bool, error) {
+	start := time.Now()
+	found, err := e.list(ctx)
+	if err != nil {
+		return false, err
+	}
+	ranges, err := e.sameRanges(ctx)
+	if err != nil {
+		return false, err
+	}
+	same := ranges && e.drift.rules != nil && maps.Equal(found.rules, e.drift.rules) && e.sameElements(found)
+	e.drift.foreign, e.drift.looked, e.drift.took = false, start, time.Since(start)
+	if same {
+		return false, nil
+	}
+	// What was garbage is there or not; what is there will be found.
+	e.garbage = map[elementKey]string{}
+	err = e.reconcile(ctx, found, func(each func(serviceState)) {
+		for _, s := range e.services {
+			each(s)
+		}
+	}, false)
+	e.drift.foreign = false
+	return true, err
+}
+
+// sameElements reports whether the kernel has the elements that we made.
+func (e *Engine) sameElements(found *listing) bool {
+	same, count := true, len(e.hairpins)
+	check := func(k elementKey, data string) {
+		got, ok := found.elements[k]
+		same = same && ok && got == data
+	}
+	for _, s := range e.services {
+		s.elements(func(el element) {
+			if el.set != setHairpin {
+				count++
+			}
+			check(elementKey{el.place, el.key}, el.data)
+		}, func(proxy.Family, chainSpec) {})
+	}
+	for k, data := range e.garbage {
+		count++
+		check(k, data)
+	}
+	return same && count == len(found.elements)
+}
+
+// sameRanges reports whether the kernel has the node's networks.
+func (e *Engine) sameRanges(ctx context.Context) (bool, error) {
+	for _, family := range e.families {
+		for _, r := range e.ranges(family) {
+			var want, got []string
+			for _, el := range r.elements {
+				half := len(el.key) / 2
+				want = append(want, el.key[:half])
+			}
+			err := e.listElements(ctx, r.place, func(el element) {
+				if el.data != rangeEnd {
+					got = append(got, el.key)
+				}
+			})
+			if err != nil {
+				return false, err
+			}
+			slices.Sort(want)
+			slices.Sort(got)
+			if !slices.Equal(want, got) {
+				return false, nil
+			}
+		}
+	}
+	return true, nil
+}
+
+// collect removes garbage that has rested.
+func (e *Engine) collect(ctx context.Context) error {
+	if time.Since(e.rested) < rest {
+		return nil
+	}
+	var idle []chainKey
+	for k, ch := range e.chains {
+		if ch.uses == 0 {
+			idle = append(idle, k)
+		}
+	}
+	if len(idle) == 0 && len(e.garbage) == 0 {
+		return nil
+	}
+	ops := make([]operation, 0, len(e.garbage))
+	for k, data := range e.garbage {
+		ops = append(ops, operation{element{k.place, k.key, data}, false, true})
+	}
+	c := change{engine: e, ops: ops}
+	m := &messages{}
+	m.batchBegin()
+	for _, k := range idle {
+		flushRules(m, k.family, k.name)
+	}
+	for _, k := range idle {
+		deleteChain(m, k.family, k.name)
+	}
+	if err := c.commit(ctx, m); err != nil {
+		return err
+	}
+	clear(e.garbage)
+	for _, k := range idle {
+		delete(e.chains, k)
+		delete(e.drift.rules, k)
+	}
+	return nil
+}
