@@ -9,8 +9,10 @@ import (
 // commands lists every command; each is in a file of its name.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
-		getCommand(),
-		versionCommand(),
+		upCommand(), nodeCommand(), controlplaneCommand(),
+		gatewayCommand(), sidecarCommand(), redirectCommand(), injectCommand(),
+		getCommand(), traceCommand(), dnsCommand(), checkCommand(), cleanupCommand(),
+		demoCommand(), echoCommand(), versionCommand(),
 	}
 }
 

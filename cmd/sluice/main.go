@@ -46,9 +46,10 @@ server and stock Envoys.`,
 	return 0
 }
 
-// configured makes a command whose flags are those of the configuration, with
-// --config to read a file first. Flags win over the file.
-func configured(cmd *cobra.Command, run func(context.Context, *config.Configuration, *slog.Logger) error) *cobra.Command {
+// configured makes a command that runs a process of the parts that add adds. Its
+// flags are those of the configuration, with --config to read a file first;
+// flags win over the file.
+func configured(cmd *cobra.Command, add func(*process) error) *cobra.Command {
 	c := config.Default()
 	var file string
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (sluice.io/v1alpha1 Configuration)")
@@ -70,7 +71,15 @@ func configured(cmd *cobra.Command, run func(context.Context, *config.Configurat
 		if err := c.Validate(); err != nil {
 			return fmt.Errorf("configuration: %w", err)
 		}
-		return run(cmd.Context(), &c, logger(c.Log))
+		p, err := newProcess(cmd.Context(), &c, logger(c.Log))
+		if err != nil {
+			return err
+		}
+		if err := add(p); err != nil {
+			p.stop()
+			return errors.Join(err, p.Wait())
+		}
+		return p.run()
 	}
 	return cmd
 }

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"net/url"
+
+	"github.com/sluicenet/sluice/dns"
+	"github.com/sluicenet/sluice/dns/forward"
+	"github.com/sluicenet/sluice/dns/zone"
+	"github.com/sluicenet/sluice/model"
+)
+
+// dns adds the name server of the node.
+func (p *process) dns() error {
+	c := p.conf.DNS
+	if len(c.Listen) == 0 {
+		return nil
+	}
+	pods, err := zone.ParsePodMode(c.Pods)
+	if err != nil {
+		return err
+	}
+	upstreams, stubs, err := forward.ParseUpstreams(c.Upstreams)
+	if err != nil {
+		return err
+	}
+	if len(upstreams) == 0 {
+		if upstreams, err = forward.FromResolvConf(c.Resolv, c.Listen); err != nil {
+			// Cluster names are answered all the same.
+			p.log.Warn("no servers for names outside of the cluster", "error", err)
+		}
+	}
+	s, err := dns.New(dns.Options{
+		Store: p.store, Listen: c.Listen, Addresses: []netip.Addr{}, Zones: []string{p.conf.Zone}, Pods: pods,
+		Upstreams: upstreams, Stubs: stubs, Status: p.board, Log: p.log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := p.observe.Registry.Register(s); err != nil {
+		return err
+	}
+	p.observe.Check("dns", p.synced(model.KindService, model.KindEndpointSlice))
+	p.admin.Questions["dns"] = func(ctx context.Context, q url.Values) (any, error) {
+		return s.Explain(ctx, q.Get("name"), q.Get("type"))
+	}
+	p.Go(func() error { return s.Run(p.ctx) })
+	return nil
+}

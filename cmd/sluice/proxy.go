@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"net/url"
+	"sync/atomic"
+
+	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/nftables"
+)
+
+// proxy adds the service proxy of the node.
+func (p *process) proxy() error {
+	c := p.conf.Proxy
+	if c.Mode == "none" {
+		return nil
+	}
+	engine, err := nftables.New(nftables.Options{MasqueradeMark: c.MasqueradeMark, Log: p.log})
+	if err != nil {
+		return err
+	}
+	var current atomic.Pointer[proxy.Plan]
+	metrics := proxy.NewMetrics()
+	if err := p.observe.Registry.Register(metrics); err != nil {
+		return err
+	}
+	p.observe.Check("proxy", func() error {
+		if current.Load() == nil {
+			return errors.New("Services are not programmed yet")
+		}
+		return nil
+	})
+	p.admin.Questions["trace"] = func(_ context.Context, q url.Values) (any, error) {
+		return trace(current.Load(), q)
+	}
+	watch := p.store.Watch()
+	p.Go(func() error {
+		defer watch.Stop()
+		return errors.Join(proxy.Run(p.ctx, proxy.Options{
+			Updates: watch,
+			Planner: proxy.NewPlanner(proxy.Config{
+				Node: p.conf.NodeName, ClusterCIDRs: c.ClusterCIDRs, NodePortAddresses: c.NodePortAddresses, MasqueradeAll: c.MasqueradeAll,
+			}),
+			Engine: engine, Status: p.board, Metrics: metrics, Log: p.log,
+			Applied: func(plan *proxy.Plan) { current.Store(plan) },
+		}), engine.Close())
+	})
+	return nil
+}
+
+// protocols are those of a connection, by name.
+var protocols = map[string]proxy.Protocol{"TCP": proxy.TCP, "UDP": proxy.UDP, "SCTP": proxy.SCTP}
+
+// trace answers what happens to a new connection.
+func trace(plan *proxy.Plan, q url.Values) (any, error) {
+	if plan == nil {
+		return nil, errors.New("Services are not programmed yet")
+	}
+	destination, err := netip.ParseAddrPort(q.Get("destination"))
+	if err != nil {
+		return nil, errors.New("destination: expected ADDRESS:PORT, found " + q.Get("destination"))
+	}
+	var source netip.Addr
+	if s := q.Get("source"); s != "node" {
+		if source, err = netip.ParseAddr(s); err != nil {
+			return nil, errors.New(`source: expected an address or "node", found ` + s)
+		}
+	}
+	protocol, ok := protocols[q.Get("protocol")]
+	if !ok {
+		return nil, errors.New("protocol: expected tcp, udp or sctp, found " + q.Get("protocol"))
+	}
+	return proxy.Trace(plan, source, destination, protocol).String(), nil
+}
