@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
 // change collects what a step writes.
@@ -50,7 +51,7 @@ func (o *operation) phase() int {
 
 // commit sends the change, behind what m holds already. Mostly it is one
 // transaction; at a cold start several, each of which leaves what works working.
-func (c *change) commit(ctx context.Context, m *messages) error {
+func (c *change) commit(ctx context.Context, m *nfnl.Messages) error {
 	slices.SortFunc(c.chains, func(a, b chainKey) int {
 		if a.family != b.family {
 			return int(a.family) - int(b.family)
@@ -73,22 +74,22 @@ func (c *change) commit(ctx context.Context, m *messages) error {
 	for _, ops := range [2][]operation{first, last} {
 		for len(ops) > 0 {
 			n := 0
-			for size := len(m.buf); n < len(ops) && (n == 0 || size < c.engine.sock.limit-maxElements); n++ {
+			for size := m.Len(); n < len(ops) && (n == 0 || size < c.engine.sock.Limit()-maxElements); n++ {
 				size += ops[n].size()
 			}
 			putOperations(m, ops[:n])
 			ops = ops[n:]
-			if len(m.buf) < c.engine.sock.limit/2 && len(ops) == 0 {
+			if m.Len() < c.engine.sock.Limit()/2 && len(ops) == 0 {
 				continue // the next phase may fit into the same transaction
 			}
 			if err := c.engine.send(ctx, m); err != nil {
 				return err
 			}
-			*m = messages{buf: m.buf[:0]}
-			m.batchBegin()
+			m.Reset()
+			m.BeginBatch()
 		}
 	}
-	if m.count > 1 {
+	if m.Count() > 1 {
 		return c.engine.send(ctx, m)
 	}
 	return nil
@@ -118,7 +119,7 @@ func (o *operation) size() int {
 
 // putOperations appends operations of one transaction: deletions first, so that
 // an element can be replaced.
-func putOperations(m *messages, ops []operation) {
+func putOperations(m *nfnl.Messages, ops []operation) {
 	dels, adds := map[place][]element{}, map[place][]element{}
 	for _, o := range ops {
 		if o.del {
@@ -155,7 +156,7 @@ func compareText(a, b string) int {
 
 // changeNode makes the change of what concerns the node. Rules depend on whether
 // the Pods' networks are known at all.
-func (e *Engine) changeNode(m *messages, c *change, node proxy.Node) error {
+func (e *Engine) changeNode(m *nfnl.Messages, c *change, node proxy.Node) error {
 	old := e.node
 	e.node = node
 	for _, family := range e.families {
@@ -179,7 +180,7 @@ func (e *Engine) changeNode(m *messages, c *change, node proxy.Node) error {
 }
 
 // putRanges appends the messages that fill the sets of the node's networks anew.
-func (e *Engine) putRanges(m *messages, family proxy.Family) {
+func (e *Engine) putRanges(m *nfnl.Messages, family proxy.Family) {
 	for _, r := range e.ranges(family) {
 		flushElements(m, r.place)
 		putElements(m, r.place, r.elements, false)

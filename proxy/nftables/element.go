@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
 // place is a set of one family's table.
@@ -56,9 +57,9 @@ func parseAddrPort(s string) (netip.AddrPort, bool) {
 
 // put appends the element to a list of elements. For a deletion the key is
 // enough.
-func (e *element) put(m *messages, deletion bool) {
+func (e *element) put(m *nfnl.Messages, deletion bool) {
 	spec := &specs[e.set]
-	item := m.nest(unix.NFTA_LIST_ELEM)
+	item := m.Nest(unix.NFTA_LIST_ELEM)
 	key, last := e.key, ""
 	if spec.interval {
 		key, last = e.key[:len(e.key)/2], e.key[len(e.key)/2:]
@@ -69,14 +70,14 @@ func (e *element) put(m *messages, deletion bool) {
 	}
 	if !deletion && spec.isMap() {
 		if spec.verdict {
-			data := m.nest(unix.NFTA_SET_ELEM_DATA)
+			data := m.Nest(unix.NFTA_SET_ELEM_DATA)
 			putVerdict(m, e.data)
-			m.end(data)
+			m.End(data)
 		} else {
 			putData(m, unix.NFTA_SET_ELEM_DATA, e.data)
 		}
 	}
-	m.end(item)
+	m.End(item)
 	if last == "" || len(spec.key) > 1 {
 		return
 	}
@@ -87,72 +88,72 @@ func (e *element) put(m *messages, deletion bool) {
 		after = a.Next()
 	}
 	if after.IsValid() {
-		item = m.nest(unix.NFTA_LIST_ELEM)
+		item = m.Nest(unix.NFTA_LIST_ELEM)
 		putData(m, unix.NFTA_SET_ELEM_KEY, string(appendAddr(nil, after)))
-		m.uint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
-		m.end(item)
+		m.Uint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
+		m.End(item)
 	}
 }
 
-func putData(m *messages, kind uint16, value string) {
-	n := m.nest(kind)
-	m.text(unix.NFTA_DATA_VALUE, value)
-	m.end(n)
+func putData(m *nfnl.Messages, kind uint16, value string) {
+	n := m.Nest(kind)
+	m.Text(unix.NFTA_DATA_VALUE, value)
+	m.End(n)
 }
 
-func putVerdict(m *messages, chain string) {
-	v := m.nest(unix.NFTA_DATA_VERDICT)
+func putVerdict(m *nfnl.Messages, chain string) {
+	v := m.Nest(unix.NFTA_DATA_VERDICT)
 	if chain == verdictDrop {
-		m.uint32(unix.NFTA_VERDICT_CODE, 0) // NF_DROP
+		m.Uint32(unix.NFTA_VERDICT_CODE, 0) // NF_DROP
 	} else {
-		m.uint32(unix.NFTA_VERDICT_CODE, uint32(0xffffffff&int64(unix.NFT_GOTO)))
-		m.string(unix.NFTA_VERDICT_CHAIN, chain)
+		m.Uint32(unix.NFTA_VERDICT_CODE, uint32(0xffffffff&int64(unix.NFT_GOTO)))
+		m.String(unix.NFTA_VERDICT_CHAIN, chain)
 	}
-	m.end(v)
+	m.End(v)
 }
 
 // The elements of one message are an attribute, which has 16 bits for its size.
 const maxElements = 40 << 10
 
 // putElements appends messages that add or delete elements of one set.
-func putElements(m *messages, at place, elements []element, deletion bool) {
+func putElements(m *nfnl.Messages, at place, elements []element, deletion bool) {
 	kind, flags := unix.NFT_MSG_NEWSETELEM, uint16(unix.NLM_F_CREATE)
 	if deletion {
 		kind, flags = unix.NFT_MSG_DELSETELEM, 0
 	}
 	for len(elements) > 0 {
-		m.begin(kind, flags, at.family)
-		m.string(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
-		m.string(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
-		list := m.nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
-		for len(elements) > 0 && len(m.buf)-list < maxElements {
+		m.Begin(unix.NFNL_SUBSYS_NFTABLES, kind, flags, nfFamily(at.family))
+		m.String(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+		m.String(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
+		list := m.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+		for len(elements) > 0 && m.Len()-list < maxElements {
 			elements[0].put(m, deletion)
 			elements = elements[1:]
 		}
-		m.end(list)
-		m.finish()
+		m.End(list)
+		m.Finish()
 	}
 }
 
 // flushElements appends the message that empties a set.
-func flushElements(m *messages, at place) {
-	m.begin(unix.NFT_MSG_DELSETELEM, 0, at.family)
-	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
-	m.string(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
-	m.finish()
+func flushElements(m *nfnl.Messages, at place) {
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELSETELEM, 0, nfFamily(at.family))
+	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+	m.String(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
+	m.Finish()
 }
 
 // parseElements calls each for the elements in an answer, without those that
 // only end a range.
 func parseElements(at place, body []byte, each func(element)) {
-	for kind, v := range attributes(body[4:]) {
+	for kind, v := range nfnl.Attributes(body[4:]) {
 		if kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 			continue
 		}
-		for _, item := range attributes(v) {
+		for _, item := range nfnl.Attributes(v) {
 			e, end := element{place: at}, false
 			var last string
-			for kind, v := range attributes(item) {
+			for kind, v := range nfnl.Attributes(item) {
 				switch kind {
 				case unix.NFTA_SET_ELEM_KEY:
 					e.key = dataValue(v)
@@ -179,12 +180,12 @@ const rangeEnd = "end"
 
 // dataValue returns the value of nested data, or a verdict's chain.
 func dataValue(b []byte) string {
-	for kind, v := range attributes(b) {
+	for kind, v := range nfnl.Attributes(b) {
 		switch kind {
 		case unix.NFTA_DATA_VALUE:
 			return string(v)
 		case unix.NFTA_DATA_VERDICT:
-			for kind, v := range attributes(v) {
+			for kind, v := range nfnl.Attributes(v) {
 				if kind == unix.NFTA_VERDICT_CHAIN && len(v) > 0 {
 					return string(v[:len(v)-1])
 				}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
 // Options of [New]. The zero value programs the namespace that the process is in.
@@ -28,7 +29,7 @@ type Options struct {
 type Engine struct {
 	mark     uint32
 	log      *slog.Logger
-	sock     *socket
+	sock     *nfnl.Socket
 	families []proxy.Family
 
 	// What the kernel has, as far as we made it. It is valid after a
@@ -74,7 +75,7 @@ func New(o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s, err := dial(o.NetNS)
+	s, err := nfnl.Dial(o.NetNS)
 	if err != nil {
 		return nil, unsupported(err)
 	}
@@ -83,7 +84,7 @@ func New(o Options) (*Engine, error) {
 
 // Close implements [proxy.Engine].
 func (e *Engine) Close() error {
-	e.sock.close()
+	e.sock.Close()
 	return nil
 }
 
@@ -169,8 +170,8 @@ func (e *Engine) reconcile(ctx context.Context, found *listing, services func(ea
 	for k, data := range found.elements {
 		c.remove(k, data)
 	}
-	m := &messages{}
-	m.batchBegin()
+	m := &nfnl.Messages{}
+	m.BeginBatch()
 	for _, family := range e.families {
 		if replace {
 			addTable(m, family) // so that deleting it cannot fail
@@ -196,8 +197,8 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 	}
 	e.valid = false
 	c := change{engine: e}
-	m := &messages{}
-	m.batchBegin()
+	m := &nfnl.Messages{}
+	m.BeginBatch()
 	if err := e.changeNode(m, &c, changes.New.Node); err != nil {
 		return err
 	}
@@ -295,10 +296,10 @@ func (e *Engine) release(family proxy.Family, spec chainSpec) {
 func (e *Engine) Cleanup(context.Context) error {
 	e.valid = false
 	for _, family := range []proxy.Family{proxy.IPv4, proxy.IPv6} {
-		m := &messages{}
-		m.batchBegin()
+		m := &nfnl.Messages{}
+		m.BeginBatch()
 		deleteTable(m, family)
-		if err := e.sock.commit(m); err != nil && !missing(err) {
+		if err := e.sock.Commit(m); err != nil && !missing(err) {
 			return fmt.Errorf("nftables: remove table %s of %s: %w", tableName, family, unsupported(err))
 		}
 	}

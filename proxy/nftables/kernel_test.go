@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 func TestFirst(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{})
 	n := l.MustNode("node1")
-	if err := Probe(Options{NetNS: n.FD()}); err != nil {
+	if err := probe(Options{NetNS: n.FD()}); err != nil {
 		t.Fatal(err)
 	}
 	e, err := New(Options{NetNS: n.FD()})

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
 // listing is what the kernel has of our tables.
@@ -25,7 +26,7 @@ type listing struct {
 func (e *Engine) list(ctx context.Context) (*listing, error) {
 	for attempt := 0; ; attempt++ {
 		l, err := e.listOnce(ctx)
-		if !errors.Is(err, errInterrupted) || attempt == 5 {
+		if !errors.Is(err, nfnl.ErrInterrupted) || attempt == 5 {
 			if err != nil {
 				err = fmt.Errorf("nftables: list: %w", unsupported(err))
 			}
@@ -61,11 +62,11 @@ func (e *Engine) listOnce(ctx context.Context) (*listing, error) {
 
 // hasTable reports whether the table is there.
 func (e *Engine) hasTable(ctx context.Context, family proxy.Family) (bool, error) {
-	m := &messages{}
-	m.begin(unix.NFT_MSG_GETTABLE, 0, family)
-	m.string(unix.NFTA_TABLE_NAME, tableName)
-	m.finish()
-	err := e.sock.ask(ctx, m, func(message) {})
+	m := &nfnl.Messages{}
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETTABLE, 0, nfFamily(family))
+	m.String(unix.NFTA_TABLE_NAME, tableName)
+	m.Finish()
+	err := e.sock.Ask(ctx, m, func(nfnl.Message) {})
 	if missing(err) {
 		return false, nil
 	}
@@ -75,14 +76,14 @@ func (e *Engine) hasTable(ctx context.Context, family proxy.Family) (bool, error
 // listElements calls each for the elements of a set; a set that is not there has
 // none.
 func (e *Engine) listElements(ctx context.Context, at place, each func(element)) error {
-	m := &messages{}
-	m.begin(unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, at.family)
-	m.string(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
-	m.string(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
-	m.finish()
-	err := e.sock.ask(ctx, m, func(msg message) {
-		if msg.kind&0xff == unix.NFT_MSG_NEWSETELEM {
-			parseElements(at, msg.body, each)
+	m := &nfnl.Messages{}
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, nfFamily(at.family))
+	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+	m.String(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
+	m.Finish()
+	err := e.sock.Ask(ctx, m, func(msg nfnl.Message) {
+		if msg.Kind&0xff == unix.NFT_MSG_NEWSETELEM {
+			parseElements(at, msg.Body, each)
 		}
 	})
 	if missing(err) {
@@ -94,10 +95,10 @@ func (e *Engine) listElements(ctx context.Context, at place, each func(element))
 // listChains reads the names of all chains and a hash of each one's rules.
 func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing) error {
 	static := e.rules(family).static()
-	m := &messages{}
-	m.begin(unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, family)
-	m.finish()
-	err := e.sock.ask(ctx, m, func(msg message) {
+	m := &nfnl.Messages{}
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, nfFamily(family))
+	m.Finish()
+	err := e.sock.Ask(ctx, m, func(msg nfnl.Message) {
 		if table, name := names(msg, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME); table == tableName {
 			k := chainKey{family, name}
 			l.rules[k] = 0
@@ -109,11 +110,11 @@ func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing
 	if err != nil {
 		return err
 	}
-	m = &messages{}
-	m.begin(unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, family)
-	m.string(unix.NFTA_RULE_TABLE, tableName)
-	m.finish()
-	return e.sock.ask(ctx, m, func(msg message) {
+	m = &nfnl.Messages{}
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, nfFamily(family))
+	m.String(unix.NFTA_RULE_TABLE, tableName)
+	m.Finish()
+	return e.sock.Ask(ctx, m, func(msg nfnl.Message) {
 		table, name := names(msg, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN)
 		if table != tableName {
 			return
@@ -121,7 +122,7 @@ func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing
 		k := chainKey{family, name}
 		h := fnv.New64a()
 		_, _ = h.Write(binary.NativeEndian.AppendUint64(nil, l.rules[k]))
-		for kind, v := range attributes(msg.body[4:]) {
+		for kind, v := range nfnl.Attributes(msg.Body[4:]) {
 			if kind == unix.NFTA_RULE_EXPRESSIONS {
 				_, _ = h.Write(v)
 			}
@@ -131,8 +132,8 @@ func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing
 }
 
 // names returns two strings among a message's attributes.
-func names(msg message, first, second uint16) (a, b string) {
-	for kind, v := range attributes(msg.body[4:]) {
+func names(msg nfnl.Message, first, second uint16) (a, b string) {
+	for kind, v := range nfnl.Attributes(msg.Body[4:]) {
 		if len(v) == 0 {
 			continue
 		}

@@ -2,17 +2,21 @@ package nftables
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
-// Probe reports what the machine lacks to run the engine, as a
-// [*proxy.UnsupportedError], or nil. It changes nothing: the kernel is given all
-// that the engine needs and then told to forget it.
-func Probe(o Options) error {
+// Probe reports what the machine lacks to run the engine in the process's own
+// network namespace, as a [*proxy.UnsupportedError], or nil. It changes nothing:
+// the kernel is given all that the engine needs and then told to forget it.
+func Probe() error { return probe(Options{}) }
+
+func probe(o Options) error {
 	e, err := New(o)
 	if err != nil {
 		return err
@@ -41,8 +45,8 @@ func (e *Engine) probeFamilies() error {
 // try has the kernel check all kinds of rules of one family, in a transaction
 // without an end.
 func (e *Engine) try(family proxy.Family) error {
-	m := &messages{}
-	m.batchBegin()
+	m := &nfnl.Messages{}
+	m.BeginBatch()
 	// A table of another layout would be in the way.
 	addTable(m, family)
 	deleteTable(m, family)
@@ -61,7 +65,7 @@ func (e *Engine) try(family proxy.Family) error {
 			}
 		}
 	}
-	return e.sock.try(m)
+	return refused(m, e.sock.Try(m))
 }
 
 // unsupported turns what the kernel says of a missing feature into an error that
@@ -72,17 +76,17 @@ func unsupported(err error) error {
 		return err
 	}
 	u = &proxy.UnsupportedError{Engine: "nftables", Err: err}
-	var refused *batchError
+	var batch *batchError
 	switch {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		u.Feature, u.Remedy = "the kernel denies access to the packet filter", "run as root, or with the capability CAP_NET_ADMIN in the network namespace"
 	case errors.Is(err, unix.EPROTONOSUPPORT):
 		u.Feature, u.Remedy = "the kernel has no netfilter netlink", "load the module nfnetlink, or build the kernel with CONFIG_NETFILTER_NETLINK"
-	case errors.As(err, &refused) && (refused.Errno == unix.ENOENT || refused.Errno == unix.EOPNOTSUPP || refused.Errno == unix.EAFNOSUPPORT):
-		u.Feature = "the kernel cannot " + refused.What
-		u.Remedy = "load the modules " + modules(refused.What) + ", or use a kernel of version 5.13 or later that has them"
-	case errors.Is(err, unix.EINVAL) && errors.As(err, &refused):
-		u.Feature = "the kernel has no nf_tables, or one that is too old for " + refused.What
+	case errors.As(err, &batch) && missing(err):
+		u.Feature = "the kernel cannot " + batch.What
+		u.Remedy = "load the modules " + modules(batch.What) + ", or use a kernel of version 5.13 or later that has them"
+	case errors.Is(err, unix.EINVAL) && errors.As(err, &batch):
+		u.Feature = "the kernel has no nf_tables, or one that is too old for " + batch.What
 		u.Remedy = "load the module nf_tables, or use a kernel of version 5.13 or later"
 	default:
 		return err
@@ -107,13 +111,56 @@ func modules(what string) string {
 	return "nf_tables"
 }
 
-// try sends a transaction without its end, so that the kernel checks it and then
-// forgets it.
-func (s *socket) try(m *messages) error {
-	end := len(m.buf)
-	m.batchEnd()
-	m.buf = m.buf[:end]
-	return s.exchange(m)
+var _ proxy.Engine = (*Engine)(nil)
+
+// batchError is the kernel's refusal of a transaction.
+type batchError struct {
+	What string // the message that it refused
+	Err  error
 }
 
-var _ proxy.Engine = (*Engine)(nil)
+func (e *batchError) Error() string { return "nftables: " + e.What + ": " + e.Err.Error() }
+
+func (e *batchError) Unwrap() error { return e.Err }
+
+// refused adds to the kernel's refusal of a transaction what it refused.
+func refused(m *nfnl.Messages, err error) error {
+	var r *nfnl.Refused
+	if !errors.As(err, &r) {
+		return err
+	}
+	what := "transaction"
+	if msg, ok := m.At(r.Sequence); ok {
+		what = describe(msg)
+	}
+	return &batchError{what, r.Errno}
+}
+
+// describe says what a message asks for.
+func describe(msg nfnl.Message) string {
+	names := map[uint16]string{
+		unix.NFT_MSG_NEWTABLE: "add table", unix.NFT_MSG_DELTABLE: "delete table",
+		unix.NFT_MSG_NEWCHAIN: "add chain", unix.NFT_MSG_DELCHAIN: "delete chain",
+		unix.NFT_MSG_NEWRULE: "add rule of chain", unix.NFT_MSG_DELRULE: "flush chain",
+		unix.NFT_MSG_NEWSET: "add set", unix.NFT_MSG_DELSET: "delete set",
+		unix.NFT_MSG_NEWSETELEM: "add elements of", unix.NFT_MSG_DELSETELEM: "delete elements of",
+	}
+	if msg.Kind>>8 != unix.NFNL_SUBSYS_NFTABLES {
+		return "transaction"
+	}
+	family := proxy.IPv4
+	if msg.Body[0] == unix.NFPROTO_IPV6 {
+		family = proxy.IPv6
+	}
+	kind := msg.Kind & 0xff
+	name := uint16(2) // of chains of rules, of sets, of sets of elements
+	if kind == unix.NFT_MSG_NEWCHAIN || kind == unix.NFT_MSG_DELCHAIN {
+		name = unix.NFTA_CHAIN_NAME
+	}
+	for k, v := range nfnl.Attributes(msg.Body[4:]) {
+		if k == name && len(v) > 1 {
+			return fmt.Sprintf("%s %s (%s)", names[kind], v[:len(v)-1], family)
+		}
+	}
+	return names[kind]
+}

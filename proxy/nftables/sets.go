@@ -6,6 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
 // tableName is the name of our table in either family.
@@ -153,43 +154,43 @@ func (s *setSpec) userdata(family proxy.Family) []byte {
 }
 
 // create appends the message that makes the set.
-func (s *setSpec) create(m *messages, family proxy.Family) {
-	m.begin(unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, family)
-	m.string(unix.NFTA_SET_TABLE, tableName)
-	m.string(unix.NFTA_SET_NAME, s.name)
-	m.uint32(unix.NFTA_SET_FLAGS, s.flags())
-	m.uint32(unix.NFTA_SET_KEY_TYPE, kindOf(s.key, family))
-	m.uint32(unix.NFTA_SET_KEY_LEN, uint32(keyLen(s.key, family)))
+func (s *setSpec) create(m *nfnl.Messages, family proxy.Family) {
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, nfFamily(family))
+	m.String(unix.NFTA_SET_TABLE, tableName)
+	m.String(unix.NFTA_SET_NAME, s.name)
+	m.Uint32(unix.NFTA_SET_FLAGS, s.flags())
+	m.Uint32(unix.NFTA_SET_KEY_TYPE, kindOf(s.key, family))
+	m.Uint32(unix.NFTA_SET_KEY_LEN, uint32(keyLen(s.key, family)))
 	switch {
 	case s.verdict:
-		m.uint32(unix.NFTA_SET_DATA_TYPE, unix.NFT_DATA_VERDICT)
-		m.uint32(unix.NFTA_SET_DATA_LEN, 16)
+		m.Uint32(unix.NFTA_SET_DATA_TYPE, unix.NFT_DATA_VERDICT)
+		m.Uint32(unix.NFTA_SET_DATA_LEN, 16)
 	case s.data != nil:
-		m.uint32(unix.NFTA_SET_DATA_TYPE, kindOf(s.data, family))
-		m.uint32(unix.NFTA_SET_DATA_LEN, uint32(keyLen(s.data, family)))
+		m.Uint32(unix.NFTA_SET_DATA_TYPE, kindOf(s.data, family))
+		m.Uint32(unix.NFTA_SET_DATA_LEN, uint32(keyLen(s.data, family)))
 	}
-	m.uint32(unix.NFTA_SET_ID, 1)
-	m.bytes(unix.NFTA_SET_USERDATA, s.userdata(family))
+	m.Uint32(unix.NFTA_SET_ID, 1)
+	m.Bytes(unix.NFTA_SET_USERDATA, s.userdata(family))
 	if s.dynamic {
-		desc := m.nest(unix.NFTA_SET_DESC)
-		m.uint32(unix.NFTA_SET_DESC_SIZE, affinitySize)
-		m.end(desc)
+		desc := m.Nest(unix.NFTA_SET_DESC)
+		m.Uint32(unix.NFTA_SET_DESC_SIZE, affinitySize)
+		m.End(desc)
 	}
 	if s.interval && len(s.key) > 1 {
-		desc := m.nest(unix.NFTA_SET_DESC)
-		concat := m.nest(nftaSetDescConcat)
+		desc := m.Nest(unix.NFTA_SET_DESC)
+		concat := m.Nest(nftaSetDescConcat)
 		for _, f := range s.key {
-			part := m.nest(unix.NFTA_LIST_ELEM)
-			m.uint32(unix.NFTA_SET_DESC_SIZE, uint32(f.size(family)))
-			m.end(part)
+			part := m.Nest(unix.NFTA_LIST_ELEM)
+			m.Uint32(unix.NFTA_SET_DESC_SIZE, uint32(f.size(family)))
+			m.End(part)
 		}
-		m.end(concat)
-		m.end(desc)
+		m.End(concat)
+		m.End(desc)
 	}
 	if s.counter {
-		e := m.nest(nftaSetExpr)
-		m.string(unix.NFTA_EXPR_NAME, "counter")
-		m.end(e)
+		e := m.Nest(nftaSetExpr)
+		m.String(unix.NFTA_EXPR_NAME, "counter")
+		m.End(e)
 	}
-	m.finish()
+	m.Finish()
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
 // hook is where a base chain is attached.
@@ -26,67 +27,67 @@ var baseChains = []struct {
 }
 
 // addTable appends the message that makes the table, or finds it there.
-func addTable(m *messages, family proxy.Family) {
-	m.begin(unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, family)
-	m.string(unix.NFTA_TABLE_NAME, tableName)
-	m.finish()
+func addTable(m *nfnl.Messages, family proxy.Family) {
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, nfFamily(family))
+	m.String(unix.NFTA_TABLE_NAME, tableName)
+	m.Finish()
 }
 
-func deleteTable(m *messages, family proxy.Family) {
-	m.begin(unix.NFT_MSG_DELTABLE, 0, family)
-	m.string(unix.NFTA_TABLE_NAME, tableName)
-	m.finish()
+func deleteTable(m *nfnl.Messages, family proxy.Family) {
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELTABLE, 0, nfFamily(family))
+	m.String(unix.NFTA_TABLE_NAME, tableName)
+	m.Finish()
 }
 
 // addChain appends the message that makes a chain, or finds it there.
-func addChain(m *messages, family proxy.Family, name string, at *hook) {
-	m.begin(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, family)
-	m.string(unix.NFTA_CHAIN_TABLE, tableName)
-	m.string(unix.NFTA_CHAIN_NAME, name)
+func addChain(m *nfnl.Messages, family proxy.Family, name string, at *hook) {
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, nfFamily(family))
+	m.String(unix.NFTA_CHAIN_TABLE, tableName)
+	m.String(unix.NFTA_CHAIN_NAME, name)
 	if at != nil {
-		h := m.nest(unix.NFTA_CHAIN_HOOK)
-		m.uint32(unix.NFTA_HOOK_HOOKNUM, at.number)
-		m.uint32(unix.NFTA_HOOK_PRIORITY, uint32(at.priority))
-		m.end(h)
-		m.string(unix.NFTA_CHAIN_TYPE, "nat")
+		h := m.Nest(unix.NFTA_CHAIN_HOOK)
+		m.Uint32(unix.NFTA_HOOK_HOOKNUM, at.number)
+		m.Uint32(unix.NFTA_HOOK_PRIORITY, uint32(at.priority))
+		m.End(h)
+		m.String(unix.NFTA_CHAIN_TYPE, "nat")
 	}
-	m.finish()
+	m.Finish()
 }
 
-func deleteChain(m *messages, family proxy.Family, name string) {
-	m.begin(unix.NFT_MSG_DELCHAIN, 0, family)
-	m.string(unix.NFTA_CHAIN_TABLE, tableName)
-	m.string(unix.NFTA_CHAIN_NAME, name)
-	m.finish()
+func deleteChain(m *nfnl.Messages, family proxy.Family, name string) {
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELCHAIN, 0, nfFamily(family))
+	m.String(unix.NFTA_CHAIN_TABLE, tableName)
+	m.String(unix.NFTA_CHAIN_NAME, name)
+	m.Finish()
 }
 
 // setRules appends the messages that give a chain its rules, in place of what
 // it had. Packets see either the old ones or the new.
-func setRules(m *messages, family proxy.Family, chain string, list []rule) error {
+func setRules(m *nfnl.Messages, family proxy.Family, chain string, list []rule) error {
 	flushRules(m, family, chain)
 	for _, r := range list {
-		m.begin(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, family)
-		m.string(unix.NFTA_RULE_TABLE, tableName)
-		m.string(unix.NFTA_RULE_CHAIN, chain)
-		all := m.nest(unix.NFTA_RULE_EXPRESSIONS)
+		m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, nfFamily(family))
+		m.String(unix.NFTA_RULE_TABLE, tableName)
+		m.String(unix.NFTA_RULE_CHAIN, chain)
+		all := m.Nest(unix.NFTA_RULE_EXPRESSIONS)
 		for _, e := range r {
 			b, err := expr.Marshal(nfFamily(family), e)
 			if err != nil {
 				return fmt.Errorf("nftables: rule of chain %s: %w", chain, err)
 			}
-			m.bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, b)
+			m.Bytes(unix.NFTA_LIST_ELEM|unix.NLA_F_NESTED, b)
 		}
-		m.end(all)
-		m.finish()
+		m.End(all)
+		m.Finish()
 	}
 	return nil
 }
 
-func flushRules(m *messages, family proxy.Family, chain string) {
-	m.begin(unix.NFT_MSG_DELRULE, 0, family)
-	m.string(unix.NFTA_RULE_TABLE, tableName)
-	m.string(unix.NFTA_RULE_CHAIN, chain)
-	m.finish()
+func flushRules(m *nfnl.Messages, family proxy.Family, chain string) {
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELRULE, 0, nfFamily(family))
+	m.String(unix.NFTA_RULE_TABLE, tableName)
+	m.String(unix.NFTA_RULE_CHAIN, chain)
+	m.Finish()
 }
 
 // static returns the rules of the chains that are always there.
@@ -102,7 +103,7 @@ func (r rules) static() map[string][]rule {
 
 // define appends the messages that make the table with all its sets and the
 // chains that are always there. What is there already stays, with new rules.
-func (r rules) define(m *messages) error {
+func (r rules) define(m *nfnl.Messages) error {
 	addTable(m, r.family)
 	for i := range specs {
 		specs[i].create(m, r.family)

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
 // drift is what is known of changes that others made.
@@ -37,12 +38,12 @@ const rest = 100 * time.Millisecond
 const lookShare = 100
 
 // send commits a transaction and notes the generation.
-func (e *Engine) send(ctx context.Context, m *messages) error {
+func (e *Engine) send(ctx context.Context, m *nfnl.Messages) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := e.sock.commit(m); err != nil {
-		return err
+	if err := refused(m, e.sock.Commit(m)); err != nil {
+		return unsupported(err)
 	}
 	generation, err := e.generation(ctx)
 	if err != nil {
@@ -57,12 +58,12 @@ func (e *Engine) send(ctx context.Context, m *messages) error {
 
 // generation asks for the number of the rule set.
 func (e *Engine) generation(ctx context.Context) (uint32, error) {
-	m := &messages{}
-	m.begin(unix.NFT_MSG_GETGEN, 0, proxy.IPv4)
-	m.finish()
+	m := &nfnl.Messages{}
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETGEN, 0, nfFamily(proxy.IPv4))
+	m.Finish()
 	var g uint32
-	err := e.sock.ask(ctx, m, func(msg message) {
-		for kind, v := range attributes(msg.body[4:]) {
+	err := e.sock.Ask(ctx, m, func(msg nfnl.Message) {
+		for kind, v := range nfnl.Attributes(msg.Body[4:]) {
 			if kind == unix.NFTA_GEN_ID && len(v) == 4 {
 				g = binary.BigEndian.Uint32(v)
 			}
@@ -206,8 +207,8 @@ func (e *Engine) collect(ctx context.Context) error {
 		ops = append(ops, operation{element{k.place, k.key, data}, false, true})
 	}
 	c := change{engine: e, ops: ops}
-	m := &messages{}
-	m.batchBegin()
+	m := &nfnl.Messages{}
+	m.BeginBatch()
 	for _, k := range idle {
 		flushRules(m, k.family, k.name)
 	}

@@ -1,4 +1,4 @@
-package nftables
+package nfnl
 
 import (
 	"context"
@@ -9,14 +9,12 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sluicenet/sluice/proxy"
 )
 
-// socket is a netlink socket of nf_tables. The kernel does a request while it is
+// Socket is a netlink socket of netfilter. The kernel does a request while it is
 // being sent, so sending blocks for as long as that takes, and answers are there
 // afterwards.
-type socket struct {
+type Socket struct {
 	fd    int
 	limit int // bytes that one transaction may have
 	recv  []byte
@@ -25,19 +23,19 @@ type socket struct {
 // maxBatch bounds a transaction, which holds a lock of all of nf_tables.
 const maxBatch = 4 << 20
 
-// dial opens a socket in a network namespace; netns < 0 is the current one.
-func dial(netns int) (*socket, error) {
-	s := &socket{fd: -1, recv: make([]byte, 1<<18)}
+// Dial opens a socket in a network namespace; netns < 0 is the current one.
+func Dial(netns int) (*Socket, error) {
+	s := &Socket{fd: -1, recv: make([]byte, 1<<18)}
 	err := inNamespace(netns, func() (err error) {
 		s.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("nftables: netlink socket: %w", err)
+		return nil, fmt.Errorf("netlink: netlink socket: %w", err)
 	}
 	if err := unix.Bind(s.fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		s.close()
-		return nil, fmt.Errorf("nftables: netlink socket: %w", err)
+		s.Close()
+		return nil, fmt.Errorf("netlink: netlink socket: %w", err)
 	}
 	// FORCE needs a privilege in the namespace's user namespace; without it
 	// the limit of the system holds.
@@ -48,8 +46,8 @@ func dial(netns int) (*socket, error) {
 	}
 	size, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
-		s.close()
-		return nil, fmt.Errorf("nftables: netlink socket: %w", err)
+		s.Close()
+		return nil, fmt.Errorf("netlink: netlink socket: %w", err)
 	}
 	s.limit = min(maxBatch, size/2)
 	return s, nil
@@ -80,34 +78,35 @@ func inNamespace(netns int, f func() error) error {
 	return err
 }
 
-func (s *socket) close() {
+// Close closes the socket.
+func (s *Socket) Close() {
 	if s.fd >= 0 {
 		_ = unix.Close(s.fd)
 		s.fd = -1
 	}
 }
 
-// batchError is the kernel's refusal of a transaction.
-type batchError struct {
-	Errno unix.Errno
-	What  string // the message that it refused
+// Refused is the kernel's refusal of a message.
+type Refused struct {
+	Errno    unix.Errno
+	Sequence uint32 // see [Messages.At]
 }
 
-func (e *batchError) Error() string {
-	return fmt.Sprintf("nftables: transaction refused at %s: %v", e.What, e.Errno)
-}
+func (e *Refused) Error() string { return "netlink: " + e.Errno.Error() }
 
-func (e *batchError) Unwrap() error { return e.Errno }
+// Unwrap returns the error number.
+func (e *Refused) Unwrap() error { return e.Errno }
 
-// commit sends a transaction and returns nil if it is in force.
-func (s *socket) commit(m *messages) error {
-	m.batchEnd()
+// Commit ends a transaction and sends it. It returns nil if the transaction is in
+// force, and a [*Refused] if the kernel does not do it.
+func (s *Socket) Commit(m *Messages) error {
+	m.EndBatch()
 	return s.exchange(m)
 }
 
 // exchange sends the messages and reads the kernel's answers, which it has given
 // when it returns from sending.
-func (s *socket) exchange(m *messages) error {
+func (s *Socket) exchange(m *Messages) error {
 	if err := s.send(m.buf); err != nil {
 		return err
 	}
@@ -120,39 +119,41 @@ func (s *socket) exchange(m *messages) error {
 			continue
 		case errors.Is(err, unix.EAGAIN):
 			if refused == nil && !answered {
-				refused = errors.New("nftables: the kernel did not answer")
+				refused = errors.New("netlink: the kernel did not answer")
 			}
 			return refused
 		case err != nil:
-			return fmt.Errorf("nftables: receive: %w", err)
+			return fmt.Errorf("netlink: receive: %w", err)
 		}
 		for msg := range split(s.recv[:n]) {
-			if msg.kind != unix.NLMSG_ERROR || len(msg.body) < 4 {
+			if msg.Kind != unix.NLMSG_ERROR || len(msg.Body) < 4 {
 				continue
 			}
 			answered = true
-			if code := int32(binary.NativeEndian.Uint32(msg.body)); code != 0 && refused == nil {
-				refused = &batchError{unix.Errno(-code), m.describe(int(msg.sequence))}
+			if code := int32(binary.NativeEndian.Uint32(msg.Body)); code != 0 && refused == nil {
+				refused = &Refused{unix.Errno(-code), msg.sequence}
 			}
 		}
 	}
 }
 
-func (s *socket) send(b []byte) error {
+func (s *Socket) send(b []byte) error {
 	for {
 		err := unix.Sendto(s.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("nftables: send %d bytes: %w", len(b), err)
+			return fmt.Errorf("netlink: send %d bytes: %w", len(b), err)
 		}
 		return nil
 	}
 }
 
-// ask sends one request and calls each for every answer to it.
-func (s *socket) ask(ctx context.Context, m *messages, each func(message)) error {
+// Ask sends one request and calls each for every answer to it. The error is a
+// [unix.Errno] if the kernel says so, and [ErrInterrupted] if what was listed
+// changed meanwhile.
+func (s *Socket) Ask(ctx context.Context, m *Messages, each func(Message)) error {
 	if err := s.send(m.buf); err != nil {
 		return err
 	}
@@ -164,20 +165,20 @@ func (s *socket) ask(ctx context.Context, m *messages, each func(message)) error
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("nftables: receive: %w", err)
+			return fmt.Errorf("netlink: receive: %w", err)
 		}
 		for msg := range split(s.recv[:n]) {
 			switch {
-			case msg.kind == unix.NLMSG_ERROR && len(msg.body) >= 4:
-				if code := int32(binary.NativeEndian.Uint32(msg.body)); code != 0 {
+			case msg.Kind == unix.NLMSG_ERROR && len(msg.Body) >= 4:
+				if code := int32(binary.NativeEndian.Uint32(msg.Body)); code != 0 {
 					return unix.Errno(-code)
 				}
 				return failed
-			case msg.kind == unix.NLMSG_DONE:
+			case msg.Kind == unix.NLMSG_DONE:
 				return failed
 			}
-			if msg.flags&unix.NLM_F_DUMP_INTR != 0 && failed == nil {
-				failed = errInterrupted
+			if msg.Flags&unix.NLM_F_DUMP_INTR != 0 && failed == nil {
+				failed = ErrInterrupted
 			}
 			if failed == nil {
 				failed = ctx.Err()
@@ -192,39 +193,39 @@ func (s *socket) ask(ctx context.Context, m *messages, each func(message)) error
 	}
 }
 
-// errInterrupted indicates that the tables changed while they were listed.
-var errInterrupted = errors.New("nftables: listing was interrupted by a change")
+// ErrInterrupted indicates that the tables changed while they were listed.
+var ErrInterrupted = errors.New("netlink: listing was interrupted by a change")
 
-// message is one netlink message.
-type message struct {
-	kind     uint16
-	flags    uint16
+// Message is one netlink message.
+type Message struct {
+	Kind     uint16 // subsystem and message
+	Flags    uint16
+	Body     []byte
 	sequence uint32
-	body     []byte
 }
 
 // split yields the messages in a buffer.
-func split(b []byte) func(func(message) bool) {
-	return func(yield func(message) bool) {
+func split(b []byte) func(func(Message) bool) {
+	return func(yield func(Message) bool) {
 		for len(b) >= nlmsgHeader {
 			size := int(binary.NativeEndian.Uint32(b))
 			if size < nlmsgHeader || size > len(b) {
 				return
 			}
-			msg := message{
-				kind: binary.NativeEndian.Uint16(b[4:]), flags: binary.NativeEndian.Uint16(b[6:]),
-				sequence: binary.NativeEndian.Uint32(b[8:]), body: b[nlmsgHeader:size],
+			msg := Message{
+				Kind: binary.NativeEndian.Uint16(b[4:]), Flags: binary.NativeEndian.Uint16(b[6:]),
+				sequence: binary.NativeEndian.Uint32(b[8:]), Body: b[nlmsgHeader:size],
 			}
 			if !yield(msg) {
 				return
 			}
-			b = b[min(padded(size), len(b)):]
+			b = b[min((size+3)&^3, len(b)):]
 		}
 	}
 }
 
-// attributes yields the attributes in a buffer.
-func attributes(b []byte) func(func(kind uint16, value []byte) bool) {
+// Attributes yields the attributes in a buffer.
+func Attributes(b []byte) func(func(kind uint16, value []byte) bool) {
 	return func(yield func(uint16, []byte) bool) {
 		for len(b) >= 4 {
 			size := int(binary.NativeEndian.Uint16(b))
@@ -235,38 +236,19 @@ func attributes(b []byte) func(func(kind uint16, value []byte) bool) {
 			if !yield(kind, b[4:size]) {
 				return
 			}
-			b = b[min(padded(size), len(b)):]
+			b = b[min((size+3)&^3, len(b)):]
 		}
 	}
 }
 
-// describe says what the message at a position of the buffer asks for.
-func (m *messages) describe(at int) string {
-	if at < 0 || at+nlmsgHeader+4 > len(m.buf) {
-		return "an unknown message"
-	}
-	for msg := range split(m.buf[at:]) {
-		kind, family := msg.kind, proxy.IPv4
-		if msg.body[0] == unix.NFPROTO_IPV6 {
-			family = proxy.IPv6
-		}
-		names := map[uint16]string{
-			unix.NFT_MSG_NEWTABLE: "add table", unix.NFT_MSG_DELTABLE: "delete table",
-			unix.NFT_MSG_NEWCHAIN: "add chain", unix.NFT_MSG_DELCHAIN: "delete chain",
-			unix.NFT_MSG_NEWRULE: "add rule of chain", unix.NFT_MSG_DELRULE: "flush chain",
-			unix.NFT_MSG_NEWSET: "add set", unix.NFT_MSG_DELSET: "delete set",
-			unix.NFT_MSG_NEWSETELEM: "add elements of", unix.NFT_MSG_DELSETELEM: "delete elements of",
-		}
-		if kind>>8 != unix.NFNL_SUBSYS_NFTABLES {
-			return "the frame"
-		}
-		what := names[kind&0xff]
-		for k, v := range attributes(msg.body[4:]) {
-			if isText := len(v) > 1 && v[len(v)-1] == 0; isText && (k == 2 || k == 3 && kind&0xff == unix.NFT_MSG_NEWCHAIN) {
-				return fmt.Sprintf("%s %s (%s)", what, v[:len(v)-1], family)
-			}
-		}
-		return what
-	}
-	return "an unknown message"
+// Try sends a transaction without its end, so that the kernel checks it and then
+// forgets it.
+func (s *Socket) Try(m *Messages) error {
+	end := len(m.buf)
+	m.EndBatch()
+	m.buf = m.buf[:end]
+	return s.exchange(m)
 }
+
+// Limit returns how many bytes a transaction may have.
+func (s *Socket) Limit() int { return s.limit }

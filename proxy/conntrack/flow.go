@@ -1,0 +1,131 @@
+package conntrack
+
+import (
+	"context"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
+)
+
+// Numbers of the kernel's linux/netfilter/nfnetlink_conntrack.h.
+const (
+	msgGet    = 1
+	msgDelete = 2
+
+	attrTupleOrig  = 1
+	attrTupleReply = 2
+	attrZone       = 18
+	attrFilter     = 25
+
+	tupleIP    = 1
+	tupleProto = 2
+
+	ip4Src = 1
+	ip4Dst = 2
+	ip6Src = 3
+	ip6Dst = 4
+
+	protoNum = 1
+	protoSrc = 2
+	protoDst = 3
+
+	filterOrigFlags   = 1
+	filterFlagProtoNo = 1 << 3
+)
+
+// flow is one entry of connection tracking.
+type flow struct {
+	destination netip.AddrPort // that the client sends to
+	answers     netip.AddrPort // the endpoint, that answers
+	tuple, zone []byte         // as the kernel names it
+}
+
+// list returns the UDP flows of a family that pick chooses. Kernels from 5.8 on
+// leave out other protocols by themselves.
+func list(ctx context.Context, s *nfnl.Socket, family byte, pick func(*flow) bool) ([]flow, error) {
+	for _, filter := range [2]bool{true, false} {
+		m := &nfnl.Messages{}
+		m.Begin(unix.NFNL_SUBSYS_CTNETLINK, msgGet, unix.NLM_F_DUMP, family)
+		if filter {
+			t := m.Nest(attrTupleOrig)
+			p := m.Nest(tupleProto)
+			m.Bytes(protoNum, []byte{unix.IPPROTO_UDP})
+			m.End(p)
+			m.End(t)
+			f := m.Nest(attrFilter)
+			m.Bytes(filterOrigFlags, binary.NativeEndian.AppendUint32(nil, filterFlagProtoNo))
+			m.End(f)
+		}
+		m.Finish()
+		var out []flow
+		err := s.Ask(ctx, m, func(msg nfnl.Message) {
+			if f, ok := parse(msg.Body); ok && pick(&f) {
+				f.tuple, f.zone = slices.Clone(f.tuple), slices.Clone(f.zone)
+				out = append(out, f)
+			}
+		})
+		if err == nil || !filter || ctx.Err() != nil {
+			return out, err
+		}
+	}
+	return nil, nil
+}
+
+// remove deletes a flow.
+func remove(ctx context.Context, s *nfnl.Socket, family byte, f flow) error {
+	m := &nfnl.Messages{}
+	m.Begin(unix.NFNL_SUBSYS_CTNETLINK, msgDelete, unix.NLM_F_ACK, family)
+	m.Bytes(attrTupleOrig|unix.NLA_F_NESTED, f.tuple)
+	if f.zone != nil {
+		m.Bytes(attrZone, f.zone)
+	}
+	m.Finish()
+	return s.Ask(ctx, m, func(nfnl.Message) {})
+}
+
+// parse reads an entry. It reports false for what is not UDP.
+func parse(body []byte) (flow, bool) {
+	var f flow
+	if len(body) < 4 {
+		return f, false
+	}
+	udp := false
+	for kind, v := range nfnl.Attributes(body[4:]) {
+		switch kind {
+		case attrTupleOrig:
+			f.tuple = v
+			_, f.destination, udp = parseTuple(v)
+		case attrTupleReply:
+			f.answers, _, _ = parseTuple(v)
+		case attrZone:
+			f.zone = v
+		}
+	}
+	return f, udp && f.destination.IsValid() && f.answers.IsValid()
+}
+
+func parseTuple(b []byte) (src, dst netip.AddrPort, udp bool) {
+	var from, to netip.Addr
+	var fromPort, toPort uint16
+	for kind, v := range nfnl.Attributes(b) {
+		for k, v := range nfnl.Attributes(v) {
+			switch {
+			case kind == tupleIP && (k == ip4Src || k == ip6Src):
+				from, _ = netip.AddrFromSlice(v)
+			case kind == tupleIP && (k == ip4Dst || k == ip6Dst):
+				to, _ = netip.AddrFromSlice(v)
+			case kind == tupleProto && k == protoNum:
+				udp = len(v) == 1 && v[0] == unix.IPPROTO_UDP
+			case kind == tupleProto && k == protoSrc:
+				fromPort = port(v)
+			case kind == tupleProto && k == protoDst:
+				toPort = port(v)
+			}
+		}
+	}
+	return netip.AddrPortFrom(from, fromPort), netip.AddrPortFrom(to, toPort), udp
+}
