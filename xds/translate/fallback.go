@@ -39,7 +39,7 @@ func claims(l *route.Listener) map[string]claim {
 		}
 	case l.Gateway != nil:
 		for _, c := range l.Gateway.Chains {
-			out[c.Space] = claim{own: lower(c.ServerNames), others: reach(c, l.Gateway.Chains)}
+			out[c.Space] = claim{own: serverNames(c), others: reach(c, l.Gateway.Chains)}
 		}
 	}
 	return out
@@ -49,8 +49,8 @@ func claims(l *route.Listener) map[string]claim {
 // without a wildcard covers none, so that only few chains look at the others.
 func reach(c route.TLSChain, all []route.TLSChain) []string {
 	patterns := []string{"*"}
-	if len(c.ServerNames) > 0 {
-		patterns = slices.DeleteFunc(lower(c.ServerNames), func(name string) bool { return !wildcard(name) })
+	if names := serverNames(c); len(names) > 0 {
+		patterns = slices.DeleteFunc(names, func(name string) bool { return !wildcard(name) })
 	}
 	if len(patterns) == 0 {
 		return nil
@@ -60,7 +60,7 @@ func reach(c route.TLSChain, all []route.TLSChain) []string {
 		if other.Name == c.Name {
 			continue
 		}
-		for _, name := range lower(other.ServerNames) {
+		for _, name := range serverNames(other) {
 			if slices.ContainsFunc(patterns, func(p string) bool { return covers(p, name) }) {
 				out = append(out, name)
 			}
@@ -70,10 +70,14 @@ func reach(c route.TLSChain, all []route.TLSChain) []string {
 	return slices.Compact(out)
 }
 
-// lower returns names in lower case, in order.
-func lower(names []string) []string {
+// serverNames returns the names that a chain is for, in lower case and in
+// order; none means any.
+func serverNames(c route.TLSChain) []string {
 	var out []string
-	for _, name := range names {
+	for _, name := range c.ServerNames {
+		if name == "*" {
+			return nil
+		}
 		out = append(out, strings.ToLower(name))
 	}
 	slices.Sort(out)

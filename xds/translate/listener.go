@@ -66,10 +66,10 @@ func gateway(name string, g *route.GatewayListener) (delta.Resource, error) {
 			return delta.Resource{}, errors.New("HTTPS without a certificate")
 		}
 		out.ListenerFilters = []*listenerv3.ListenerFilter{p.tlsInspector()}
+		if err := checkChains(g.Chains); err != nil {
+			return delta.Resource{}, err
+		}
 		for _, c := range g.Chains {
-			if err := checkChain(c); err != nil {
-				return delta.Resource{}, err
-			}
 			out.FilterChains = append(out.FilterChains, p.tlsChain(name, c))
 			for _, s := range c.Secrets {
 				needs = append(needs, secretRef(s))
@@ -93,12 +93,27 @@ func gateway(name string, g *route.GatewayListener) (delta.Resource, error) {
 	return resource(listenerRef(name), out, needs...)
 }
 
-func checkChain(c route.TLSChain) error {
-	if len(c.Secrets) == 0 {
-		return fmt.Errorf("chain %s: no certificate", c.Name)
-	}
-	if err := checkSpace(c.Space); err != nil {
-		return fmt.Errorf("chain %s: %w", c.Name, err)
+// checkChains returns why chains cannot be those of one listener: Envoy refuses
+// a listener in which two match the same.
+func checkChains(chains []route.TLSChain) error {
+	owners := map[string]string{}
+	for _, c := range chains {
+		if len(c.Secrets) == 0 {
+			return fmt.Errorf("chain %s: no certificate", c.Name)
+		}
+		if err := checkSpace(c.Space); err != nil {
+			return fmt.Errorf("chain %s: %w", c.Name, err)
+		}
+		names := serverNames(c)
+		if len(names) == 0 {
+			names = []string{"*"}
+		}
+		for _, name := range names {
+			if other, taken := owners[name]; taken {
+				return fmt.Errorf("two chains are for %s: %s and %s", name, other, c.Name)
+			}
+			owners[name] = c.Name
+		}
 	}
 	return nil
 }
@@ -110,8 +125,8 @@ func (p *packer) tlsChain(listener string, c route.TLSChain) *listenerv3.FilterC
 		TransportSocketConnectTimeout: durationpb.New(handshakeTime),
 		Filters:                       []*listenerv3.Filter{p.http(edge(p.hosts(listener, c.Space)))},
 	}
-	if len(c.ServerNames) > 0 {
-		out.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: c.ServerNames}
+	if names := serverNames(c); len(names) > 0 {
+		out.FilterChainMatch = &listenerv3.FilterChainMatch{ServerNames: names}
 	}
 	return out
 }

@@ -1,7 +1,9 @@
 package translate
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
 	"regexp/syntax"
 	"strings"
 
@@ -152,15 +154,23 @@ func stringMatch(m *matcherv3.StringMatcher) *routev3.HeaderMatcher_StringMatch 
 }
 
 // maxRegexSize bounds the size of a regular expression, counted in the
-// instructions and ranges of characters that it compiles to. RE2 needs a few
-// instructions for each of them, and Envoy is told to accept
-// [bootstrap.MaxRegexProgram].
-const maxRegexSize = 4096
+// instructions and ranges of characters that it compiles to. RE2 needs about
+// as many, and Envoy is told to accept [bootstrap.MaxRegexProgram].
+const maxRegexSize = 16384
 
-// regex checks a regular expression as RE2 does, whose syntax is Go's.
+// wideEscape is a character by its number, after an even number of other
+// backslashes.
+var wideEscape = regexp.MustCompile(`(?:^|[^\\])(?:\\\\)*\\x\{0*([1-9A-Fa-f][0-9A-Fa-f]{2,})\}`)
+
+// regex checks a regular expression as Envoy's RE2 does, whose syntax is Go's.
+// Envoy has it look at bytes, so that a character beyond U+00FF is the bytes
+// of its UTF-8 and cannot be written as one number.
 func regex(value string) (*matcherv3.RegexMatcher, error) {
 	if value == "" {
-		return nil, fmt.Errorf("an empty regular expression")
+		return nil, errors.New("an empty regular expression")
+	}
+	if m := wideEscape.FindStringSubmatch(value); m != nil {
+		return nil, fmt.Errorf("the regular expression %q: the character \\x{%s} is none of a path's or header's bytes", value, m[1])
 	}
 	tree, err := syntax.Parse(value, syntax.Perl)
 	if err != nil {
@@ -183,7 +193,7 @@ func regex(value string) (*matcherv3.RegexMatcher, error) {
 // checkHeaderName returns why a name is not that of a header: RFC 9110, 5.1.
 func checkHeaderName(name string) error {
 	if name == "" {
-		return fmt.Errorf("a header without a name")
+		return errors.New("a header without a name")
 	}
 	for i := range len(name) {
 		if c := name[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,7 +31,14 @@ import (
 	"github.com/sluicenet/sluice/xds/bootstrap"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+func TestMain(m *testing.M) {
+	// A fuzzing process talks to its workers over descriptors that would be
+	// lost on the way into a lab.
+	if slices.ContainsFunc(os.Args, func(arg string) bool { return strings.HasPrefix(arg, "-test.fuzz") }) {
+		os.Exit(m.Run())
+	}
+	os.Exit(lab.Main(m))
+}
 
 // proxyUID is the user whose connections are not redirected.
 const proxyUID = 1337

@@ -23,6 +23,9 @@ func (b *builder) rule(r *route.Rule) (*routev3.Route, error) {
 	if r.Name == "" {
 		return nil, errors.New("it has no name")
 	}
+	if r.Timeout < 0 {
+		return nil, fmt.Errorf("the timeout %s is negative", r.Timeout)
+	}
 	m, err := match(&r.Match)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package translate_test
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/sluicenet/sluice/route"
@@ -220,4 +221,32 @@ func TestWeights(t *testing.T) {
 			t.Errorf("%q got %d of %d, want about %d: %v", key, got, n, want, counts)
 		}
 	}
+}
+
+// TestRegexSizes has the real Envoy take regular expressions that are about as
+// large as is let through.
+func TestRegexSizes(t *testing.T) {
+	c := newControl(t)
+	var rules []route.Rule
+	for i, re := range []string{
+		"/" + strings.Repeat("(?:ab|cd)?", 2500),
+		"/" + strings.Repeat("x?", 1000),
+		`/\pL{24}`,
+		`/(?i)[\pL\pN]{18}`,
+		`/[^\x{00}-\x{0FF}]{1000}`,
+		"/日本[日-本]é",
+		`/\\x{100}`,
+		"/(?:(?:a{10}){10}){9}",
+	} {
+		r := to(fmt.Sprint("r", i), "one")
+		r.Match.Path = route.PathMatch{Kind: route.PathRegex, Value: re}
+		rules = append(rules, r)
+	}
+	c.publish(append(c.backend(gateways, "one"),
+		route.Set(gateways, &route.Listener{Name: "web", Gateway: &route.GatewayListener{
+			Addresses: loopback, Port: freePort(t), Protocol: route.HTTP, Space: "web",
+		}}),
+		route.Set(gateways, &route.Host{Space: "web", Name: "a.example.com", Rules: rules}))...)
+	c.gateway()
+	c.acked(gateways)
 }
