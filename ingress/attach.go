@@ -12,12 +12,13 @@ import (
 type routeNode struct {
 	key      model.Key
 	claims   map[hostKey]*claim
-	attached []listenerRef // HTTPRoute: the listeners that count it
-	parents  []parent      // HTTPRoute: one for each parentRef of ours
-	resolved *problem      // a wrong backend, if any
-	partial  *problem      // rules that are refused, if only some are
-	class    string        // Ingress: its class
-	notes    []problem     // Ingress: what is wrong with it
+	attached []listenerRef     // HTTPRoute: the listeners that count it
+	parents  []parent          // HTTPRoute: one for each parentRef of ours
+	resolved *problem          // a wrong backend, if any
+	partial  *problem          // rules that are refused, if only some are
+	class    string            // Ingress: its class
+	byHost   map[string]*claim // Ingress: what it wants of each host
+	notes    []problem         // Ingress: what is wrong with it
 }
 
 // parent is what became of a parentRef.

@@ -11,7 +11,6 @@ func Features() []gatewayv1.SupportedFeature {
 	names := []features.FeatureName{
 		features.SupportGateway,
 		features.SupportGatewayHTTPListenerIsolation,
-		features.SupportGatewayHTTPSListenerDetectMisdirectedRequests,
 		features.SupportGatewayPort8080,
 		features.SupportHTTPRoute,
 		features.SupportHTTPRoute303RedirectStatusCode,

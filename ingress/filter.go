@@ -115,36 +115,53 @@ func checkRedirect(f *gatewayv1.HTTPRequestRedirectFilter, matches []gatewayv1.H
 	return checkPathModifier(f.Path, matches)
 }
 
-// planRedirect makes a redirect for requests that come to a listener. The port
-// of the Location follows the rules of HTTPRequestRedirectFilter.Port.
-func planRedirect(f *gatewayv1.HTTPRequestRedirectFilter, protocol route.Protocol, listenerPort uint16) *route.Redirect {
+// redirectPlace is what a redirect depends on besides its filter.
+type redirectPlace struct {
+	protocol route.Protocol // of the listener
+	port     uint16         // of the listener
+	host     string         // the host that the rule is of
+}
+
+// planRedirect makes a redirect for requests for a host that come to a
+// listener. The port of the Location follows the rules of
+// HTTPRequestRedirectFilter.Port: it never is the one that the client wrote
+// into its Host header. So the host is spelt out where it is known; for a
+// wildcard, a port that the header is bound to have is overwritten.
+func planRedirect(f *gatewayv1.HTTPRequestRedirectFilter, at redirectPlace) *route.Redirect {
 	r := &route.Redirect{Scheme: deref(f.Scheme), Host: string(deref(f.Hostname)), Code: 302}
 	if f.StatusCode != nil {
 		r.Code = *f.StatusCode
 	}
 	scheme := r.Scheme
 	if scheme == "" {
-		scheme = strings.ToLower(string(protocol))
-	}
-	wellKnown := uint16(80)
-	if scheme == "https" {
-		wellKnown = 443
+		scheme = strings.ToLower(string(at.protocol))
 	}
 	switch {
 	case f.Port != nil:
 		r.Port = uint16(*f.Port)
 	case r.Scheme != "":
-		r.Port = wellKnown
+		r.Port = wellKnownPort(scheme)
 	default:
-		r.Port = listenerPort
+		r.Port = at.port
 	}
-	if r.Port == wellKnown {
+	_, wild := wildcard(at.host)
+	if r.Host == "" && at.host != anyHost && !wild {
+		r.Host = at.host
+	}
+	if r.Port == wellKnownPort(scheme) && (r.Host != "" || at.port == wellKnownPort(strings.ToLower(string(at.protocol)))) {
 		r.Port = 0
 	}
 	if f.Path != nil {
 		r.Path, r.PathPrefix, r.HasPrefix = pathModifier(f.Path)
 	}
 	return r
+}
+
+func wellKnownPort(scheme string) uint16 {
+	if scheme == "https" {
+		return 443
+	}
+	return 80
 }
 
 func parseRewrite(f *gatewayv1.HTTPURLRewriteFilter, matches []gatewayv1.HTTPRouteMatch) (*route.Rewrite, error) {

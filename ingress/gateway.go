@@ -181,32 +181,21 @@ func (gw *gateway) plan() (map[route.Ref]published, []uint16) {
 	return resources, slices.Sorted(maps.Keys(byPort))
 }
 
-// isolate claims the hosts that keep requests in the listener that they belong
-// to: the hostname of each listener in its own space, so that what no route
-// takes is 404 and does not fall to a less specific listener; and, with HTTPS,
-// the hostnames of the port's other listeners, where a request is answered with
-// 421 Misdirected Request so that the client opens a connection of its own
-// (Listener.Hostname in the specification; RFC 9110 §15.5.20).
+// isolate claims the hostnames of HTTP listeners that share a port, so that
+// what no route of theirs takes is 404 and does not fall to the routes of a
+// less specific listener. HTTPS listeners are apart by themselves: each has a
+// chain and a space of its own.
 func (gw *gateway) isolate() map[hostKey]*claim {
 	claims := map[hostKey]*claim{}
-	for _, l := range gw.listeners {
-		if !l.usable {
-			continue
-		}
-		for _, other := range gw.listeners {
-			if other == l || other.port != l.port || !other.accepted {
-				continue
-			}
-			claims[hostKey{gw.group, l.space, l.hostname}] = &claim{}
-			if l.protocol == route.HTTPS {
-				claims[hostKey{gw.group, l.space, other.hostname}] = &misdirected
+	for i, l := range gw.listeners {
+		for j, other := range gw.listeners {
+			if i != j && l.usable && l.protocol == route.HTTP && other.usable && other.port == l.port {
+				claims[hostKey{gw.group, l.space, l.hostname}] = &claim{}
 			}
 		}
 	}
 	return claims
 }
-
-var misdirected = claim{entries: []entry{{rule: route.Rule{Name: "misdirected", Respond: &route.Response{Code: 421}}}}}
 
 // publish hands out what differs between two sets of resources of a group.
 func (p *Planner) publish(g route.Group, old, next map[route.Ref]published) {

@@ -111,7 +111,7 @@ func (n *routeNode) claim(obj *gatewayv1.HTTPRoute, gw *gateway, l *listener, ho
 		n.claims[key] = &claim{
 			origin:  origin{obj.CreationTimestamp.Unix(), obj.Namespace + "/" + obj.Name},
 			exact:   specificity(h),
-			entries: c.entriesFor(l.protocol, l.port),
+			entries: c.entriesFor(redirectPlace{l.protocol, l.port, name}),
 		}
 	}
 }
@@ -139,16 +139,10 @@ type compiledRoute struct {
 	rules      int // of the object
 	bad        []badRule
 	unresolved *problem
-	byPort     map[listenerPort][]entry
+	byPlace    map[redirectPlace][]entry
 }
 
-// listenerPort is what a redirect depends on.
-type listenerPort struct {
-	protocol route.Protocol
-	port     uint16
-}
-
-// redirectEntry is an entry whose redirect is still to be made for a port.
+// redirectEntry is an entry whose redirect is still to be made for a place.
 type redirectEntry struct {
 	index  int
 	filter *gatewayv1.HTTPRequestRedirectFilter
@@ -226,22 +220,22 @@ func (c *compiledRoute) verdict() (refused, partial *problem) {
 	return nil, problemf(gatewayv1.RouteReasonUnsupportedValue, "Dropped Rule: %s", message)
 }
 
-// entriesFor returns the entries as a listener of that port has them.
-func (c *compiledRoute) entriesFor(protocol route.Protocol, port uint16) []entry {
+// entriesFor returns the entries as a host of a listener has them. Without
+// redirects all share them.
+func (c *compiledRoute) entriesFor(at redirectPlace) []entry {
 	if len(c.redirects) == 0 {
 		return c.entries
 	}
-	at := listenerPort{protocol, port}
-	if es := c.byPort[at]; es != nil {
+	if es := c.byPlace[at]; es != nil {
 		return es
 	}
 	es := slices.Clone(c.entries)
 	for _, r := range c.redirects {
-		es[r.index].rule.Redirect = planRedirect(r.filter, protocol, port)
+		es[r.index].rule.Redirect = planRedirect(r.filter, at)
 	}
-	if c.byPort == nil {
-		c.byPort = map[listenerPort][]entry{}
+	if c.byPlace == nil {
+		c.byPlace = map[redirectPlace][]entry{}
 	}
-	c.byPort[at] = es
+	c.byPlace[at] = es
 	return es
 }

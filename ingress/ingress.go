@@ -37,18 +37,16 @@ func (p *Planner) planIngress(key model.Key) {
 	p.bySecret.set(key, seen.secrets)
 	p.byService.set(key, seen.services)
 
-	oldClass, newClass := "", ""
-	if old := p.routes[key]; old != nil {
-		oldClass = old.class
+	old := p.routes[key]
+	if old != nil && (node == nil || old.class != node.class) {
+		p.classes[old.class].leave(old)
+		p.dirty.classes[old.class] = struct{}{}
 	}
 	if node != nil {
-		newClass = node.class
-	}
-	if oldClass != newClass && oldClass != "" {
-		p.leaveClass(oldClass, key)
-	}
-	if newClass != "" {
-		p.joinClass(newClass, key, wants)
+		if old != nil {
+			node.claims = old.claims // until the class is planned
+		}
+		p.joinClass(node, wants)
 	}
 	p.replaceRoute(key, node)
 }
@@ -64,15 +62,13 @@ func ingressClassName(obj *networkingv1.Ingress) string {
 // evaluateIngress makes the claims of an Ingress. What is wrong with a part of
 // it is noted; the rest is in force.
 func (p *Planner) evaluateIngress(key model.Key, obj *networkingv1.Ingress, class string, seen *references) (*routeNode, []tlsWant) {
-	n := &routeNode{key: key, class: class, claims: map[hostKey]*claim{}}
-	group, space := ingressGroup(class), ingressSpace(class)
+	n := &routeNode{key: key, class: class, byHost: map[string]*claim{}}
 	from := origin{obj.CreationTimestamp.Unix(), obj.Namespace + "/" + obj.Name}
 	at := func(host string) *claim {
-		hk := hostKey{group, space, host}
-		if n.claims[hk] == nil {
-			n.claims[hk] = &claim{origin: from}
+		if n.byHost[host] == nil {
+			n.byHost[host] = &claim{origin: from}
 		}
-		return n.claims[hk]
+		return n.byHost[host]
 	}
 	for i := range obj.Spec.Rules {
 		r := &obj.Spec.Rules[i]
@@ -98,9 +94,9 @@ func (p *Planner) evaluateIngress(key model.Key, obj *networkingv1.Ingress, clas
 	}
 	if b := obj.Spec.DefaultBackend; b != nil {
 		at(anyHost)
-		for hk, c := range n.claims {
+		for host, c := range n.byHost {
 			e := entry{fallback: true, matchKey: "default"}
-			p.finishIngressRule(n, &e, hk.name, b, seen)
+			p.finishIngressRule(n, &e, host, b, seen)
 			c.entries = append(c.entries, e)
 		}
 	}

@@ -1,15 +1,12 @@
 package ingress
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/route"
@@ -22,22 +19,16 @@ type ingressClass struct {
 	name      string
 	group     route.Group
 	place     Placement
-	users     map[model.Key]struct{}
-	wants     map[model.Key][]tlsWant
+	users     map[model.Key]*routeNode
 	resources map[route.Ref]published
 	ports     []uint16
-}
 
-// tlsWant is that an Ingress wants a server name served with a certificate.
-type tlsWant struct {
-	serverName string // anyHost: where no other matches
-	secret     *route.Secret
-	origin     origin
+	tls     tlsNames
+	onHost  map[string]map[model.Key]struct{} // host -> the Ingresses that claim it
+	reclaim map[model.Key]struct{}            // Ingresses whose claims are to be made again
 }
 
 func ingressGroup(class string) route.Group { return route.GatewayGroup("", class) }
-
-func ingressSpace(class string) string { return "ingress/" + class }
 
 // ourIngressClass tells whether the Ingresses of a class are ours.
 func (p *Planner) ourIngressClass(name string) bool {
@@ -81,41 +72,53 @@ func (p *Planner) findDefaultClass() string {
 	return ""
 }
 
-func (p *Planner) joinClass(name string, key model.Key, wants []tlsWant) {
-	c := p.classes[name]
+// joinClass puts the new plan of an Ingress into its class.
+func (p *Planner) joinClass(n *routeNode, wants []tlsWant) {
+	c := p.classes[n.class]
 	if c == nil {
 		c = &ingressClass{
-			name: name, group: ingressGroup(name),
-			users: map[model.Key]struct{}{}, wants: map[model.Key][]tlsWant{},
+			name: n.class, group: ingressGroup(n.class), users: map[model.Key]*routeNode{}, tls: newTLSNames(),
+			onHost: map[string]map[model.Key]struct{}{}, reclaim: map[model.Key]struct{}{},
 		}
-		p.classes[name] = c
-		p.dirty.classes[name] = struct{}{}
+		p.classes[n.class] = c
 	}
-	c.users[key] = struct{}{}
-	if slices.Equal(c.wants[key], wants) {
+	c.forget(c.users[n.key])
+	c.users[n.key] = n
+	for host := range n.byHost {
+		if c.onHost[host] == nil {
+			c.onHost[host] = map[model.Key]struct{}{}
+		}
+		c.onHost[host][n.key] = struct{}{}
+	}
+	c.tls.set(n.key, wants)
+	c.reclaim[n.key] = struct{}{}
+	p.dirty.classes[n.class] = struct{}{}
+}
+
+// leave takes an Ingress out of its class.
+func (c *ingressClass) leave(n *routeNode) {
+	c.forget(n)
+	delete(c.users, n.key)
+	delete(c.reclaim, n.key)
+	c.tls.set(n.key, nil)
+}
+
+// forget takes an Ingress off its hosts.
+func (c *ingressClass) forget(n *routeNode) {
+	if n == nil {
 		return
 	}
-	p.dirty.classes[name] = struct{}{}
-	if c.wants[key] = wants; len(wants) == 0 {
-		delete(c.wants, key)
+	for host := range n.byHost {
+		if delete(c.onHost[host], n.key); len(c.onHost[host]) == 0 {
+			delete(c.onHost, host)
+		}
 	}
 }
 
-func (p *Planner) leaveClass(name string, key model.Key) {
-	c := p.classes[name]
-	delete(c.users, key)
-	if _, had := c.wants[key]; had || len(c.users) == 0 {
-		p.dirty.classes[name] = struct{}{}
-	}
-	delete(c.wants, key)
-}
-
-// planIngressClass plans the listeners of a class.
+// planIngressClass plans the listeners of a class, and the claims of those of
+// its Ingresses that changed or whose hosts have got another certificate.
 func (p *Planner) planIngressClass(name string) {
 	c := p.classes[name]
-	if c == nil {
-		return
-	}
 	if len(c.users) == 0 {
 		delete(p.classes, name)
 		delete(p.groups, c.group)
@@ -124,20 +127,68 @@ func (p *Planner) planIngressClass(name string) {
 		p.out.Groups = append(p.out.Groups, GroupChange{Group: c.group, Gateway: model.Name{Name: name}, Gone: true})
 		return
 	}
-	before, oldPorts := c.resources, c.ports
-	oldPlace := c.place
-	c.place = p.opt.Place(p.snap, c.group, nil)
-	c.resources, c.ports = c.plan()
-	p.publish(c.group, before, c.resources)
-	if before == nil || !slices.Equal(oldPorts, c.ports) {
-		p.out.Groups = append(p.out.Groups, GroupChange{Group: c.group, Gateway: model.Name{Name: name}, Ports: c.ports})
+	place := p.opt.Place(p.snap, c.group, nil)
+	moved, touched := c.tls.settle()
+	first, replaced := c.resources == nil, !reflect.DeepEqual(c.place, place)
+	c.place = place
+	if first || replaced || touched {
+		before, ports := c.resources, c.ports
+		c.resources, c.ports = c.plan()
+		p.publish(c.group, before, c.resources)
+		if first || !slices.Equal(ports, c.ports) {
+			p.out.Groups = append(p.out.Groups, GroupChange{Group: c.group, Gateway: model.Name{Name: name}, Ports: c.ports})
+		}
 	}
-	if before == nil || !reflect.DeepEqual(oldPlace, c.place) {
+	if first || replaced {
 		for key := range c.users {
 			p.dirty.reports[key] = struct{}{}
 		}
 	}
+	for _, n := range moved {
+		c.markHosts(n)
+	}
+	for key := range c.reclaim {
+		n := c.users[key]
+		claims := c.claims(n)
+		p.setClaims(key, n.claims, claims)
+		n.claims = claims
+	}
+	clear(c.reclaim)
 }
+
+// markHosts finds the Ingresses with hosts that a server name has to do with.
+func (c *ingressClass) markHosts(serverName string) {
+	if _, wild := wildcard(serverName); wild || serverName == anyHost {
+		for host, keys := range c.onHost {
+			if covers(serverName, host) || covers(host, serverName) {
+				mark(keys, c.reclaim)
+			}
+		}
+		return
+	}
+	for host := range wider(serverName) {
+		mark(c.onHost[host], c.reclaim)
+	}
+}
+
+func mark(keys, into map[model.Key]struct{}) { maps.Copy(into, keys) }
+
+// claims are what an Ingress wants of its hosts: in the space of port 80, and
+// in that of each chain on port 443 in which its host may be asked for.
+func (c *ingressClass) claims(n *routeNode) map[hostKey]*claim {
+	out := make(map[hostKey]*claim, len(n.byHost))
+	for host, cl := range n.byHost {
+		out[hostKey{c.group, c.space(), host}] = cl
+		for _, chain := range c.tls.chainsOf(host) {
+			out[hostKey{c.group, c.chainSpace(chain), host}] = cl
+		}
+	}
+	return out
+}
+
+func (c *ingressClass) space() string { return "ingress/" + c.name + "/80" }
+
+func (c *ingressClass) chainSpace(chain string) string { return "ingress/" + c.name + "/443/" + chain }
 
 func (c *ingressClass) plan() (map[route.Ref]published, []uint16) {
 	resources := map[route.Ref]published{}
@@ -150,88 +201,17 @@ func (c *ingressClass) plan() (map[route.Ref]published, []uint16) {
 		return l
 	}
 	ports := []uint16{80}
-	listener(80, route.HTTP).Space = ingressSpace(c.name)
-	if chains := c.chains(add); len(chains) > 0 {
+	listener(80, route.HTTP).Space = c.space()
+	chains, secrets := c.tls.chains()
+	if len(chains) > 0 {
+		for i := range chains {
+			chains[i].Space = c.chainSpace(chains[i].Name)
+		}
+		for _, s := range secrets {
+			add(s, secretKey(s))
+		}
 		listener(443, route.HTTPS).Chains = chains
 		ports = append(ports, 443)
 	}
 	return resources, ports
-}
-
-// chains gives each server name to the oldest Ingress that wants it, and puts
-// the names of one certificate into one chain.
-func (c *ingressClass) chains(add func(route.Resource, ...model.Key)) []route.TLSChain {
-	winners := map[string]tlsWant{}
-	for _, wants := range c.wants {
-		for _, w := range wants {
-			if had, ok := winners[w.serverName]; !ok || w.origin.before(had.origin) {
-				winners[w.serverName] = w
-			}
-		}
-	}
-	type names struct {
-		secret *route.Secret
-		names  []string
-	}
-	bySecret := map[string]*names{}
-	for name, w := range winners {
-		id := w.secret.Name
-		if name == anyHost {
-			id += "/default" // a chain either has server names or is the default
-		}
-		if bySecret[id] == nil {
-			bySecret[id] = &names{secret: w.secret}
-			add(w.secret, secretKey(w.secret))
-		}
-		if name != anyHost {
-			bySecret[id].names = append(bySecret[id].names, name)
-		}
-	}
-	var chains []route.TLSChain
-	for _, id := range slices.Sorted(maps.Keys(bySecret)) {
-		n := bySecret[id]
-		slices.Sort(n.names)
-		chains = append(chains, route.TLSChain{Name: id, ServerNames: n.names, Secrets: []string{n.secret.Name}, Space: ingressSpace(c.name)})
-	}
-	return chains
-}
-
-// before tells which of two objects wins where only one can.
-func (o origin) before(other origin) bool {
-	return cmp.Or(cmp.Compare(o.created, other.created), strings.Compare(o.name, other.name)) < 0
-}
-
-// ingressTLS returns the certificates that an Ingress wants.
-func (p *Planner) ingressTLS(n *routeNode, obj *networkingv1.Ingress, seen *references) []tlsWant {
-	var wants []tlsWant
-	from := origin{obj.CreationTimestamp.Unix(), obj.Namespace + "/" + obj.Name}
-	for i := range obj.Spec.TLS {
-		t := &obj.Spec.TLS[i]
-		if t.SecretName == "" {
-			n.note(gatewayv1.RouteReasonUnsupportedValue, "tls[%d]: no secretName", i)
-			continue
-		}
-		name := model.Name{Namespace: obj.Namespace, Name: t.SecretName}
-		seen.secrets = append(seen.secrets, name)
-		cert, err := p.certificate(name)
-		if err != nil {
-			n.note(gatewayv1.RouteConditionReason(gatewayv1.ListenerReasonInvalidCertificateRef), "tls[%d]: %v", i, err)
-		}
-		if cert == nil {
-			continue
-		}
-		hosts := t.Hosts
-		if len(hosts) == 0 {
-			hosts = []string{""}
-		}
-		for _, h := range hosts {
-			host, err := parseHostname(h)
-			if err != nil {
-				n.note(gatewayv1.RouteReasonUnsupportedValue, "tls[%d]: %v", i, err)
-				continue
-			}
-			wants = append(wants, tlsWant{host, cert, from})
-		}
-	}
-	return wants
 }
