@@ -36,12 +36,20 @@ func podOf(snap *model.Snapshot, slice *model.EndpointSlice, ep *model.Endpoint)
 }
 
 func podByAddr(snap *model.Snapshot, namespace, addr string) *model.Pod {
-	for pod := range model.PodsByIP.Find(snap, addr) {
-		if pod.Namespace == namespace {
-			return pod
-		}
+	for pod := range podsByAddr(snap, namespace, addr) {
+		return pod
 	}
 	return nil
+}
+
+func podsByAddr(snap *model.Snapshot, namespace, addr string) iter.Seq[*model.Pod] {
+	return func(yield func(*model.Pod) bool) {
+		for pod := range model.PodsByIP.Find(snap, addr) {
+			if pod.Namespace == namespace && !yield(pod) {
+				return
+			}
+		}
+	}
 }
 
 // slicesOf yields the names of the slices that have the Pod among their

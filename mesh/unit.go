@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/route"
@@ -21,6 +22,7 @@ type unitKey struct {
 
 // unit is what was planned for a unit.
 type unit struct {
+	created  time.Time // of the Service; none for a host
 	out      map[route.Ref]output
 	splits   map[string]*model.Split
 	deps     map[model.Name]dependency // Services other than its own
@@ -68,18 +70,15 @@ func (p *Planner) planUnit(key unitKey) {
 	if key.host != "" {
 		p.planHost(next, key.host)
 	} else if svc, ok := model.Services.Get(p.snap, key.service.Namespace, key.service.Name); ok {
+		next.created = svc.Created
 		p.planService(next, svc)
 	}
 	for ref, o := range next.out {
-		if was, had := old.out[ref]; had && reflect.DeepEqual(was.res, o.res) {
-			next.out[ref] = output{was.res, o.origins}
-			continue
-		}
-		p.res.Changes = append(p.res.Changes, route.Change{Group: ref.Group, Ref: ref, Resource: o.res, Origins: o.origins})
+		p.claims.put(ref, claim{key, next.created, o})
 	}
 	for ref := range old.out {
 		if _, stays := next.out[ref]; !stays {
-			p.res.Changes = append(p.res.Changes, route.Change{Group: ref.Group, Ref: ref})
+			p.claims.remove(ref, key)
 		}
 	}
 	for name, s := range next.splits {
