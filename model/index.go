@@ -63,14 +63,7 @@ func (x Index[T]) untyped() indexer {
 
 // Find yields the objects under key, ordered by namespace and name.
 func (x Index[T]) Find(s *Snapshot, key string) iter.Seq[T] {
-	return walk[T](s.indexes[x.id], append([]byte(key), sep))
+	return walk[T](s.indexes[x.id], key+sep)
 }
 
-func indexKey(key, namespace, name string) []byte {
-	b := make([]byte, 0, len(key)+len(namespace)+len(name)+2)
-	b = append(b, key...)
-	b = append(b, sep)
-	b = append(b, namespace...)
-	b = append(b, sep)
-	return append(b, name...)
-}
+func indexKey(key, namespace, name string) string { return key + sep + namespace + sep + name }

@@ -2,8 +2,7 @@ package model
 
 import (
 	"iter"
-
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	"strings"
 )
 
 // Snapshot is the cluster at one moment. It never changes; any number of
@@ -11,21 +10,12 @@ import (
 type Snapshot struct {
 	revision uint64
 	synced   uint64 // a bit for each kind
-	tables   [kindCount]*iradix.Tree[any]
-	indexes  [indexCount]*iradix.Tree[any]
+	tables   [kindCount]tree
+	indexes  [indexCount]tree
 }
 
 // Empty returns the snapshot of nothing.
-func Empty() *Snapshot {
-	s := &Snapshot{}
-	for i := range s.tables {
-		s.tables[i] = iradix.New[any]()
-	}
-	for i := range s.indexes {
-		s.indexes[i] = iradix.New[any]()
-	}
-	return s
-}
+func Empty() *Snapshot { return &Snapshot{} }
 
 // Revision counts the updates that led to this snapshot.
 func (s *Snapshot) Revision() uint64 { return s.revision }
@@ -48,23 +38,21 @@ func (s *Snapshot) Has(key Key) bool { return s.get(key) != nil }
 func (s *Snapshot) Any(key Key) any { return s.get(key) }
 
 func (s *Snapshot) get(key Key) any {
-	v, _ := s.tables[key.Kind].Get(tableKey(key.Namespace, key.Name))
+	v, _ := s.tables[key.Kind].get(tableKey(key.Namespace, key.Name))
 	return v
 }
 
 // Keys yields the key of every object of a kind, in order.
 func (s *Snapshot) Keys(kind KindID) iter.Seq[Key] {
-	return keysOf(s.tables[kind].Root(), kind)
+	return keysOf(s.tables[kind].root, kind)
 }
 
-func keysOf(root *iradix.Node[any], kind KindID) iter.Seq[Key] {
+func keysOf(root *node, kind KindID) iter.Seq[Key] {
 	return func(yield func(Key) bool) {
-		it := root.Iterator()
-		for k, _, ok := it.Next(); ok; k, _, ok = it.Next() {
-			if ns, name := splitTableKey(k); !yield(Key{kind, ns, name}) {
-				return
-			}
-		}
+		root.ascend("", func(e entry) bool {
+			ns, name, _ := strings.Cut(e.key, sep)
+			return yield(Key{kind, ns, name})
+		})
 	}
 }
 
@@ -79,7 +67,7 @@ func (k Kind[T]) Key(obj T) Key { return Key{k.id, obj.GetNamespace(), obj.GetNa
 
 // Get returns one object. The zero T and false mean that there is none.
 func (k Kind[T]) Get(s *Snapshot, namespace, name string) (T, bool) {
-	v, ok := s.tables[k.id].Get(tableKey(namespace, name))
+	v, ok := s.tables[k.id].get(tableKey(namespace, name))
 	if !ok {
 		var none T
 		return none, false
@@ -88,7 +76,7 @@ func (k Kind[T]) Get(s *Snapshot, namespace, name string) (T, bool) {
 }
 
 // All yields every object, ordered by namespace and name.
-func (k Kind[T]) All(s *Snapshot) iter.Seq[T] { return walk[T](s.tables[k.id], nil) }
+func (k Kind[T]) All(s *Snapshot) iter.Seq[T] { return walk[T](s.tables[k.id], "") }
 
 // In yields the objects of one namespace, ordered by name.
 func (k Kind[T]) In(s *Snapshot, namespace string) iter.Seq[T] {
@@ -96,36 +84,16 @@ func (k Kind[T]) In(s *Snapshot, namespace string) iter.Seq[T] {
 }
 
 // Len returns how many objects there are.
-func (k Kind[T]) Len(s *Snapshot) int { return s.tables[k.id].Len() }
+func (k Kind[T]) Len(s *Snapshot) int { return s.tables[k.id].size }
 
-func walk[T any](t *iradix.Tree[any], prefix []byte) iter.Seq[T] {
+func walk[T any](t tree, prefix string) iter.Seq[T] {
 	return func(yield func(T) bool) {
-		it := t.Root().Iterator()
-		it.SeekPrefix(prefix)
-		for _, v, ok := it.Next(); ok; _, v, ok = it.Next() {
-			if !yield(v.(T)) {
-				return
-			}
-		}
+		t.root.prefixed(prefix, func(e entry) bool { return yield(e.val.(T)) })
 	}
 }
 
 // sep ends the parts of a key. No Kubernetes name holds it, and it sorts before
 // every byte of one.
-const sep = 0
+const sep = "\x00"
 
-func tableKey(namespace, name string) []byte {
-	b := make([]byte, 0, len(namespace)+1+len(name))
-	b = append(b, namespace...)
-	b = append(b, sep)
-	return append(b, name...)
-}
-
-func splitTableKey(k []byte) (namespace, name string) {
-	for i, c := range k {
-		if c == sep {
-			return string(k[:i]), string(k[i+1:])
-		}
-	}
-	return "", string(k)
-}
+func tableKey(namespace, name string) string { return namespace + sep + name }

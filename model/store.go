@@ -5,8 +5,6 @@ import (
 	"iter"
 	"sync"
 	"sync/atomic"
-
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
 // Store holds the newest snapshot and tells its watchers what changed. Sources
@@ -34,7 +32,7 @@ func (s *Store) Update(fn func(*Txn)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.snapshot.Load()
-	tx := &Txn{old: old, synced: old.synced, changed: map[Key]struct{}{}}
+	tx := &Txn{old: old, synced: old.synced}
 	fn(tx)
 	if len(tx.changed) == 0 && tx.synced == old.synced {
 		return
@@ -49,7 +47,7 @@ func (s *Store) Update(fn func(*Txn)) {
 // Watch returns a watcher whose first [Watcher.Next] delivers everything there
 // is. Stop it when it is no longer read.
 func (s *Store) Watch() *Watcher {
-	w := &Watcher{store: s, seen: Empty(), pending: map[Key]struct{}{}, wake: make(chan struct{}, 1)}
+	w := &Watcher{store: s, seen: Empty(), pending: map[Key]struct{}{}, spare: map[Key]struct{}{}, wake: make(chan struct{}, 1)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.watchers[w] = struct{}{}
@@ -67,9 +65,9 @@ func (s *Store) Watch() *Watcher {
 type Txn struct {
 	old     *Snapshot
 	synced  uint64
-	tables  [kindCount]*iradix.Txn[any]
-	indexes [indexCount]*iradix.Txn[any]
-	changed map[Key]struct{}
+	tables  [kindCount]*treeTxn
+	indexes [indexCount]*treeTxn
+	changed []Key // some perhaps more than once
 }
 
 // Put adds or replaces an object. The object belongs to the store from then on
@@ -79,33 +77,37 @@ func (t *Txn) Put(kind KindID, obj interface {
 	GetName() string
 }) {
 	ns, name := obj.GetNamespace(), obj.GetName()
-	old, had := t.table(kind).Insert(tableKey(ns, name), obj)
+	old, had := t.table(kind).set(tableKey(ns, name), obj)
+	if had && old == any(obj) {
+		return
+	}
+	// In this order an entry that stays is replaced in place.
+	t.index(kind, ns, name, obj)
 	if had {
 		t.unindex(kind, ns, name, old)
 	}
-	t.index(kind, ns, name, obj)
-	t.changed[Key{kind, ns, name}] = struct{}{}
+	t.changed = append(t.changed, Key{kind, ns, name})
 }
 
 // Delete removes an object; one that is not there is not an error.
 func (t *Txn) Delete(key Key) {
-	old, had := t.table(key.Kind).Delete(tableKey(key.Namespace, key.Name))
+	old, had := t.table(key.Kind).remove(tableKey(key.Namespace, key.Name))
 	if !had {
 		return
 	}
 	t.unindex(key.Kind, key.Namespace, key.Name, old)
-	t.changed[key] = struct{}{}
+	t.changed = append(t.changed, key)
 }
 
 // Any returns the object as this transaction has it so far, or nil.
 func (t *Txn) Any(key Key) any {
-	v, _ := t.table(key.Kind).Get(tableKey(key.Namespace, key.Name))
+	v, _ := t.table(key.Kind).get(tableKey(key.Namespace, key.Name))
 	return v
 }
 
 // Keys yields the key of every object of a kind as this transaction has them so
 // far, in order. The transaction must not be written to meanwhile.
-func (t *Txn) Keys(kind KindID) iter.Seq[Key] { return keysOf(t.table(kind).Root(), kind) }
+func (t *Txn) Keys(kind KindID) iter.Seq[Key] { return keysOf(t.table(kind).root, kind) }
 
 // MarkSynced says that the source has delivered its first full state of kind.
 func (t *Txn) MarkSynced(kind KindID) { t.synced |= 1 << kind }
@@ -118,29 +120,35 @@ func (k Kind[T]) Put(t *Txn, obj T) {
 	}))
 }
 
-func (t *Txn) table(kind KindID) *iradix.Txn[any] {
+func (t *Txn) table(kind KindID) *treeTxn {
 	if t.tables[kind] == nil {
-		t.tables[kind] = t.old.tables[kind].Txn()
+		t.tables[kind] = t.old.tables[kind].txn()
 	}
 	return t.tables[kind]
 }
 
-func (t *Txn) indexTxn(id indexID) *iradix.Txn[any] {
+func (t *Txn) indexTxn(id indexID) *treeTxn {
 	if t.indexes[id] == nil {
-		t.indexes[id] = t.old.indexes[id].Txn()
+		t.indexes[id] = t.old.indexes[id].txn()
 	}
 	return t.indexes[id]
 }
 
 func (t *Txn) index(kind KindID, ns, name string, obj any) {
 	for _, x := range indexesOf[kind] {
-		x.keys(obj, func(key string) { t.indexTxn(x.id).Insert(indexKey(key, ns, name), obj) })
+		x.keys(obj, func(key string) { t.indexTxn(x.id).set(indexKey(key, ns, name), obj) })
 	}
 }
 
+// unindex removes the entries that still lead to obj.
 func (t *Txn) unindex(kind KindID, ns, name string, obj any) {
 	for _, x := range indexesOf[kind] {
-		x.keys(obj, func(key string) { t.indexTxn(x.id).Delete(indexKey(key, ns, name)) })
+		x.keys(obj, func(key string) {
+			at := indexKey(key, ns, name)
+			if v, ok := t.indexTxn(x.id).get(at); ok && v == obj {
+				t.indexTxn(x.id).remove(at)
+			}
+		})
 	}
 }
 
@@ -150,12 +158,12 @@ func (t *Txn) commit() *Snapshot {
 	next.synced = t.synced
 	for i, tx := range t.tables {
 		if tx != nil {
-			next.tables[i] = tx.Commit()
+			next.tables[i] = tx.commit()
 		}
 	}
 	for i, tx := range t.indexes {
 		if tx != nil {
-			next.indexes[i] = tx.Commit()
+			next.indexes[i] = tx.commit()
 		}
 	}
 	return &next
@@ -164,7 +172,8 @@ func (t *Txn) commit() *Snapshot {
 // Watcher is one consumer of a [Store], at its own pace.
 type Watcher struct {
 	store *Store
-	seen  *Snapshot // only touched by Next
+	seen  *Snapshot        // only touched by Next
+	spare map[Key]struct{} // empty, for the next pending; only touched by Next
 
 	mu      sync.Mutex // guards pending
 	pending map[Key]struct{}
@@ -195,7 +204,7 @@ func (w *Watcher) Next(ctx context.Context) (Update, error) {
 		next := w.store.snapshot.Load()
 		w.mu.Lock()
 		pending := w.pending
-		w.pending = map[Key]struct{}{}
+		w.pending, w.spare = w.spare, nil
 		w.mu.Unlock()
 		w.store.mu.Unlock()
 
@@ -205,6 +214,7 @@ func (w *Watcher) Next(ctx context.Context) (Update, error) {
 				up.Changed = append(up.Changed, key)
 			}
 		}
+		w.reuse(pending)
 		first := w.seen.revision == 0
 		if len(up.Changed) == 0 && !first && up.Old.synced == next.synced {
 			continue
@@ -214,6 +224,16 @@ func (w *Watcher) Next(ctx context.Context) (Update, error) {
 	}
 }
 
+// reuse keeps a map for later, unless a big update has made it big.
+func (w *Watcher) reuse(m map[Key]struct{}) {
+	const most = 1024
+	if len(m) > most {
+		m = map[Key]struct{}{}
+	}
+	clear(m)
+	w.spare = m
+}
+
 // Stop ends the watch.
 func (w *Watcher) Stop() {
 	w.store.mu.Lock()
@@ -221,9 +241,9 @@ func (w *Watcher) Stop() {
 	delete(w.store.watchers, w)
 }
 
-func (w *Watcher) add(keys map[Key]struct{}) {
+func (w *Watcher) add(keys []Key) {
 	w.mu.Lock()
-	for k := range keys {
+	for _, k := range keys {
 		w.pending[k] = struct{}{}
 	}
 	w.mu.Unlock()

@@ -1,0 +1,124 @@
+package model
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// checkTree checks the rules of a B-tree and compares it with a map.
+func checkTree(t *testing.T, what string, tr tree, want map[string]int) {
+	t.Helper()
+	depth := -1
+	var visit func(nd *node, level int)
+	visit = func(nd *node, level int) {
+		if nd != tr.root && nd.n < minItems || nd.n > maxItems || nd.n == 0 {
+			t.Fatalf("%s: a node of %d entries on level %d", what, nd.n, level)
+		}
+		for i := nd.n; i < maxItems; i++ {
+			if nd.items[i] != (entry{}) {
+				t.Fatalf("%s: a node keeps hold of a removed entry", what)
+			}
+		}
+		if nd.kids == nil {
+			if depth < 0 {
+				depth = level
+			}
+			if level != depth {
+				t.Fatalf("%s: leaves on levels %d and %d", what, depth, level)
+			}
+			return
+		}
+		for i, kid := range nd.kids {
+			if (kid == nil) != (i > nd.n) {
+				t.Fatalf("%s: child %d of %d is %v", what, i, nd.n, kid)
+			}
+			if kid != nil {
+				visit(kid, level+1)
+			}
+		}
+	}
+	if tr.root != nil {
+		visit(tr.root, 0)
+	}
+	var keys []string
+	tr.root.ascend("", func(e entry) bool {
+		keys = append(keys, e.key)
+		if e.val != want[e.key] {
+			t.Fatalf("%s: %q is %v, want %v", what, e.key, e.val, want[e.key])
+		}
+		return true
+	})
+	if sorted := slices.Sorted(maps.Keys(want)); !slices.Equal(keys, sorted) || tr.size != len(want) {
+		t.Fatalf("%s: %d keys and size %d, want %d", what, len(keys), tr.size, len(want))
+	}
+}
+
+// TestTree walks a tree up to thousands of entries and back to none, in
+// transactions of all sizes, and proves that no earlier tree changes.
+func TestTree(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 2))
+	var tr tree
+	now := map[string]int{}
+	type taken struct {
+		tree tree
+		want map[string]int
+	}
+	var history []taken
+	for step := range 400 {
+		growing := step < 150 || step >= 200 && step < 250
+		tx := tr.txn()
+		for range 1 + r.IntN(60) {
+			key := fmt.Sprintf("%04d", r.IntN(3000))
+			if add := r.IntN(10) < 8; add == growing {
+				old, had := tx.set(key, step)
+				if was, there := now[key]; had != there || had && old != was {
+					t.Fatalf("step %d: set(%s) replaced %v, %v; want %v", step, key, old, had, was)
+				}
+				now[key] = step
+				continue
+			}
+			if !growing && len(now) > 0 && r.IntN(4) > 0 { // one that is there
+				tx.root.ascend(key, func(e entry) bool { key = e.key; return false })
+			}
+			old, had := tx.remove(key)
+			if was, there := now[key]; had != there || had && old != was {
+				t.Fatalf("step %d: remove(%s) gave %v, %v; want %v", step, key, old, had, was)
+			}
+			delete(now, key)
+		}
+		tr = tx.commit()
+		checkTree(t, fmt.Sprint("step ", step), tr, now)
+		if step%20 == 0 {
+			history = append(history, taken{tr, maps.Clone(now)})
+		}
+		from := fmt.Sprintf("%02d", r.IntN(30))
+		var got, want []string
+		tr.root.prefixed(from, func(e entry) bool { got = append(got, e.key); return true })
+		for key := range now {
+			if strings.HasPrefix(key, from) {
+				want = append(want, key)
+			}
+		}
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Fatalf("step %d: prefix %s gives %v, want %v", step, from, got, want)
+		}
+	}
+	tx := tr.txn()
+	for _, key := range slices.Sorted(maps.Keys(now)) {
+		tx.remove(key)
+	}
+	if tr := tx.commit(); tr.root != nil || tr.size != 0 {
+		t.Errorf("%d entries are left", tr.size)
+	}
+	for i, h := range history {
+		checkTree(t, fmt.Sprint("tree ", i), h.tree, h.want)
+	}
+}
