@@ -44,31 +44,33 @@ func line(from *lab.Namespace, network string, to netip.AddrPort) asking {
 
 // web is an HTTP client in a namespace.
 type web struct {
-	client *http.Client
-	scheme string
-	to     netip.AddrPort
-	host   string
+	client    *http.Client
+	transport *http.Transport
+	scheme    string
+	to        netip.AddrPort
+	host      string
 }
 
 // plain asks for a host at an address, each time on a new connection.
 func plain(from *lab.Namespace, to netip.AddrPort, host string) *web {
-	return &web{client: from.HTTPClient(), scheme: "http", to: to, host: host}
+	client, transport := from.HTTPClient(), from.Transport()
+	transport.DisableKeepAlives = true
+	client.Transport = transport
+	return &web{client: client, transport: transport, scheme: "http", to: to, host: host}
 }
 
 // secure does it over TLS, and trusts nothing but the given certificates.
 func secure(from *lab.Namespace, to netip.AddrPort, host string, config *tls.Config) *web {
-	transport := from.Transport()
-	transport.DisableKeepAlives = true
-	transport.TLSClientConfig = config.Clone()
-	transport.TLSClientConfig.ServerName = host
-	client := from.HTTPClient()
-	client.Transport = transport
-	return &web{client: client, scheme: "https", to: to, host: host}
+	c := plain(from, to, host)
+	c.scheme = "https"
+	c.transport.TLSClientConfig = config.Clone()
+	c.transport.TLSClientConfig.ServerName = host
+	return c
 }
 
 // keepAlive asks on connections that stay.
-func (c *web) keepAlive(from *lab.Namespace) *web {
-	c.client.Transport = from.Transport()
+func (c *web) keepAlive() *web {
+	c.transport.DisableKeepAlives = false
 	return c
 }
 

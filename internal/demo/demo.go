@@ -85,15 +85,16 @@ func Run(ctx context.Context, o Options) error {
 // demo is a running demonstration.
 type demo struct {
 	*world
-	table  *table
-	binary string
-	envoy  string
-	trust  *tls.Config          // of the Gateway's certificate
-	ips    map[string]addresses // of Services, by name
-	dns    *resolver
-	noMesh string   // why there are no sidecars, or empty
-	up     *process // sluice up on node1
-	node   *process // sluice node on node2
+	table    *table
+	binary   string
+	envoy    string
+	trust    *tls.Config          // of the Gateway's certificate
+	ips      map[string]addresses // of Services, by name
+	dns      *resolver
+	sidecars int      // that run
+	noMesh   string   // why there are no sidecars, or empty
+	up       *process // sluice up on node1
+	node     *process // sluice node on node2
 }
 
 // prepare finds the programs and builds the network.

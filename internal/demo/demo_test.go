@@ -78,8 +78,8 @@ func TestTable(t *testing.T) {
 	table.summary(1500 * time.Millisecond)
 	want := `
 Part 1
-  ok    quotes                                       90 % v1                               v1 95
-  FAIL  quotes                                       90 % v1                               v1 95; v2 is too rare
+  ok    quotes                                    90 % v1                               v1 95
+  FAIL  quotes                                    90 % v1                               v1 95; v2 is too rare
 
 1 of 2 lines as expected, in 2 s
 `
@@ -154,7 +154,7 @@ func TestFollow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := quick.result(at); err != nil || !strings.HasPrefix(got, "80.0 ms, then ") {
+		if got, err := quick.result(at); err != nil || !strings.HasPrefix(got, "within 82.0 ms, ") {
 			t.Errorf("%q, %v", got, err)
 		}
 		if got, err := never.result(at); err == nil {

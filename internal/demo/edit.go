@@ -11,7 +11,7 @@ import (
 )
 
 // edit changes a manifest as an editor does, with a new file in the old one's
-// place, and returns when that was done.
+// place, and returns when that began.
 func (w *world) edit(name string, change func(string) string) (time.Time, error) {
 	path := filepath.Join(w.manifests(), name)
 	old, err := os.ReadFile(path)
@@ -27,8 +27,8 @@ func (w *world) edit(name string, change func(string) string) (time.Time, error)
 	if err := os.WriteFile(temporary, []byte(changed), 0o644); err != nil {
 		return time.Time{}, err
 	}
-	err = os.Rename(temporary, path)
-	return time.Now(), err
+	at := time.Now()
+	return at, os.Rename(temporary, path)
 }
 
 // The edits of the demo: all traffic to version 2, and all to version 1.
@@ -47,14 +47,16 @@ type probe struct {
 	ask  asking
 	old  func(who string) bool
 
-	mu      sync.Mutex // guards the rest
-	started time.Time  // when the last question with an old answer was asked
-	after   int        // how many were answered since, all in the new way
-	err     error
+	mu    sync.Mutex // guards the rest
+	last  time.Time  // when the last question with an old answer was asked
+	first time.Time  // when the first one since was asked
+	after int        // how many were answered since, all in the new way
+	err   error
 }
 
-// pace is the pause between two questions of a probe.
-const pace = 500 * time.Microsecond
+// pace is the pause between two questions of a probe, which leaves the
+// processors to those that are asked.
+const pace = 2 * time.Millisecond
 
 // run asks until the context ends.
 func (p *probe) run(ctx context.Context) {
@@ -66,9 +68,12 @@ func (p *probe) run(ctx context.Context) {
 		case err != nil && ctx.Err() == nil:
 			p.err = err
 		case err == nil && p.old(who):
-			p.started, p.after = started, 0
+			p.last, p.first, p.after = started, time.Time{}, 0
 		case err == nil:
 			p.after++
+			if p.first.IsZero() {
+				p.first = started
+			}
 		}
 		p.mu.Unlock()
 		time.Sleep(pace)
@@ -79,24 +84,25 @@ func (p *probe) run(ctx context.Context) {
 func (p *probe) settled(since time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return time.Since(since) > calm && time.Since(p.started) > calm && p.after >= 50
+	return time.Since(since) > calm && time.Since(p.last) > calm && p.after >= 50
 }
 
 // calm is how long no old answer may come until an edit counts as in force: at
 // ten old answers in eleven, one would have come.
 const calm = 700 * time.Millisecond
 
-// result says how long old answers came after the edit.
+// result says how long after the edit a question was asked that was answered in
+// the new way, as were all since.
 func (p *probe) result(edited time.Time) (string, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	lag := max(0, p.started.Sub(edited))
-	counted := fmt.Sprintf("%.1f ms, then %d new ones", float64(lag.Microseconds())/1000, p.after)
+	lag := max(0, p.first.Sub(edited))
+	counted := fmt.Sprintf("within %.1f ms, %d of %d since", float64(lag.Microseconds())/1000, p.after, p.after)
 	switch {
 	case p.err != nil:
 		return counted, p.err
-	case p.after < 50 || time.Since(p.started) < calm:
-		return counted, fmt.Errorf("the old one still answers after %.1f s", time.Since(edited).Seconds())
+	case p.after < 50 || time.Since(p.last) < calm:
+		return "", fmt.Errorf("the old one still answers after %.1f s", time.Since(edited).Seconds())
 	}
 	return counted, nil
 }

@@ -34,6 +34,7 @@ func (d *demo) startSidecars(ctx context.Context) error {
 		if err := d.startSidecar(ctx, pod); err != nil {
 			return fmt.Errorf("the sidecar of %s: %w", pod.Name, err)
 		}
+		d.sidecars++
 	}
 	return until(ctx, "a request from sidecar to sidecar", asks(d.ordersFrom("frontend-1").ask))
 }

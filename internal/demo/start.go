@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,7 +84,51 @@ func (d *demo) ready(ctx context.Context) error {
 			return err
 		}
 	}
-	return until(ctx, "the Gateway's TLS", asks(secure(client, netip.AddrPortFrom(gateway.IPv4(), 443), "www.example.com", d.trust).ask))
+	if err := until(ctx, "the Gateway's TLS", asks(secure(client, netip.AddrPortFrom(gateway.IPv4(), 443), "www.example.com", d.trust).ask)); err != nil {
+		return err
+	}
+	return until(ctx, "the Envoys", func(ctx context.Context) error {
+		states, err := d.proxyStates(ctx)
+		if err == nil && states["Current"] < d.proxies() {
+			err = fmt.Errorf("of %d there are %v", d.proxies(), states)
+		}
+		return err
+	})
+}
+
+// proxies is how many Envoys there should be: the Gateway's, and the sidecars'.
+func (d *demo) proxies() int { return 1 + d.sidecars }
+
+// proxyStates counts the Envoys that `sluice get proxies` shows, by their state.
+func (d *demo) proxyStates(ctx context.Context) (map[string]int, error) {
+	out, err := d.get(ctx, "node1", "proxies")
+	if err != nil {
+		return nil, err
+	}
+	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
+	column := slices.Index(strings.Fields(lines[0]), "STATE")
+	if column < 0 {
+		return nil, fmt.Errorf("sluice get proxies said %q", out)
+	}
+	states := map[string]int{}
+	for _, line := range lines[1:] {
+		states[strings.Fields(line)[column]]++
+	}
+	return states, nil
+}
+
+// get runs `sluice get` on the socket of a node.
+func (d *demo) get(ctx context.Context, node string, args ...string) ([]byte, error) {
+	args = append([]string{"get", "--socket", d.socket(node)}, args...)
+	out, err := exec.CommandContext(ctx, d.binary, args...).Output()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return nil, fmt.Errorf("sluice get: %w: %s", err, exit.Stderr)
+	case err != nil:
+		return nil, fmt.Errorf("sluice get: %w", err)
+	}
+	return out, nil
 }
 
 func asks(ask asking) func(context.Context) error {
@@ -95,13 +140,9 @@ func asks(ask asking) func(context.Context) error {
 
 // clusterIPs asks a node's sluice for the addresses of the Services.
 func (d *demo) clusterIPs(ctx context.Context, node string) (map[string]addresses, error) {
-	out, err := exec.CommandContext(ctx, d.binary, "get", "services", "-o", "json", "--socket", d.socket(node)).Output()
+	out, err := d.get(ctx, node, "services", "-o", "json")
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
-			return nil, fmt.Errorf("sluice get services: %w: %s", err, exit.Stderr)
-		}
-		return nil, fmt.Errorf("sluice get services: %w", err)
+		return nil, err
 	}
 	var list corev1.ServiceList
 	if err := json.Unmarshal(out, &list); err != nil {

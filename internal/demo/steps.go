@@ -44,25 +44,25 @@ func (d *demo) runAll(ctx context.Context, checks ...check) error {
 }
 
 func (d *demo) services(ctx context.Context) error {
-	d.table.section("Services, by the kernel's own rules")
+	d.table.section("Services, by the kernel's own rules: ClusterIPs from a Pod, NodePorts from outside")
 	toolbox, client := d.pods["toolbox"], d.client
 	web, node1, node2 := d.ips["web"], d.nodes["node1"], d.nodes["node2"]
 	httpTo := func(from *lab.Namespace, ip netip.Addr, port uint16) asking {
 		return plain(from, netip.AddrPortFrom(ip, port), "web").ask
 	}
 	return d.runAll(ctx,
-		sharing(fmt.Sprintf("web, ClusterIP %v, from a Pod", web.v4), "300 connections over 3 Pods, evenly", 300, evenly,
+		sharing(fmt.Sprintf("web, ClusterIP %v", web.v4), "300 connections, evenly over 3 Pods", 300, evenly,
 			httpTo(toolbox.Namespace, web.v4, 80)),
-		sharing(fmt.Sprintf("web, ClusterIP %v, from a Pod", web.v6), "300 connections over 3 Pods, evenly", 300, evenly,
+		sharing(fmt.Sprintf("web, ClusterIP %v", web.v6), "300 connections, evenly over 3 Pods", 300, evenly,
 			httpTo(toolbox.Namespace, web.v6, 80)),
-		sharing(fmt.Sprintf("web, NodePort %v:%d, from outside", node1.IPv4(), nodePort), "300 connections over 3 Pods, evenly", 300, evenly,
+		sharing(fmt.Sprintf("web, NodePort %v:%d", node1.IPv4(), nodePort), "300 connections, evenly over 3 Pods", 300, evenly,
 			httpTo(client.Namespace, node1.IPv4(), nodePort)),
-		sharing(fmt.Sprintf("web, NodePort [%v]:%d, from outside", node2.IPv6(), nodePort), "300 connections over 3 Pods, evenly", 300, evenly,
+		sharing(fmt.Sprintf("web, NodePort [%v]:%d", node2.IPv6(), nodePort), "300 connections, evenly over 3 Pods", 300, evenly,
 			httpTo(client.Namespace, node2.IPv6(), nodePort)),
-		sharing("quotes, UDP port 9000, from a Pod", "200 datagrams over 2 Pods, evenly", 200,
+		sharing("quotes, UDP port 9000", "200 datagrams, evenly over 2 Pods", 200,
 			map[string]float64{"quotes-v1-1": .5, "quotes-v2-1": .5},
 			line(toolbox.Namespace, "udp", netip.AddrPortFrom(d.ips["quotes"].v4, 9000))),
-		sharing("quotes, TCP port 9000: a canary, no proxy", "1000 connections, 90 % v1, 10 % v2", 1000, quotes,
+		sharing("quotes, TCP port 9000: a kernel canary", "1000 connections, 90 % v1, 10 % v2", 1000, quotes,
 			line(toolbox.Namespace, "tcp", netip.AddrPortFrom(d.ips["quotes"].v4, 9000))),
 	)
 }
@@ -92,12 +92,12 @@ func (d *demo) gateway(ctx context.Context) error {
 	port := func(ip netip.Addr, p uint16) netip.AddrPort { return netip.AddrPortFrom(ip, p) }
 	from := d.client.Namespace
 	return d.runAll(ctx,
-		sharing("http://www.example.com, IPv4", "300 requests over 3 Pods, evenly", 300, evenly,
+		sharing("http://www.example.com, IPv4", "300 requests, evenly over 3 Pods", 300, evenly,
 			plain(from, port(node1.IPv4(), 80), "www.example.com").ask),
-		sharing("https://www.example.com, IPv6", "90 requests over 3 Pods, evenly", 90, evenly,
+		sharing("https://www.example.com, IPv6", "90 requests, evenly over 3 Pods", 90, evenly,
 			secure(from, port(node1.IPv6(), 443), "www.example.com", d.trust).ask),
 		sharing("https://quotes.example.com: a canary", "500 requests, 90 % v1, 10 % v2", 500, quotes,
-			secure(from, port(node1.IPv4(), 443), "quotes.example.com", d.trust).keepAlive(from).ask),
+			secure(from, port(node1.IPv4(), 443), "quotes.example.com", d.trust).keepAlive().ask),
 		check{"http://unknown.example.com", "status 404", func(ctx context.Context) (string, error) {
 			_, err := plain(from, port(node1.IPv4(), 80), "unknown.example.com").get(ctx)
 			var status *statusError
@@ -136,11 +136,19 @@ func (d *demo) mesh(ctx context.Context) error {
 				mu.Unlock()
 				return answer.Name, nil
 			}),
-		check{"the peer that orders saw", identity, func(context.Context) (string, error) {
+		check{"the peer that orders saw", "frontend's SPIFFE ID", func(context.Context) (string, error) {
 			counted := tally{counts: seen}
 			return counted.String(), counted.shares(map[string]float64{identity: 1})
 		}},
-		check{"plaintext to orders from a Pod without sidecar", "20 connections, none answered", func(ctx context.Context) (string, error) {
+		check{"sluice get proxies", fmt.Sprintf("%d Envoys, all Current", d.proxies()), func(ctx context.Context) (string, error) {
+			states, err := d.proxyStates(ctx)
+			counted := tally{counts: states}.String()
+			if err == nil && states["Current"] != d.proxies() {
+				err = errors.New("some are not")
+			}
+			return counted, err
+		}},
+		check{"plaintext to orders, without a sidecar", "20 connections, none answered", func(ctx context.Context) (string, error) {
 			refused := count(ctx, 20, d.ordersFrom("toolbox").ask)
 			counted := fmt.Sprintf("%d answered, %d closed by the server", 20-len(refused.errs), len(refused.errs))
 			if len(refused.errs) != 20 {
@@ -157,8 +165,7 @@ func (d *demo) probes(oldVersion string) []*probe {
 		return func(who string) bool { return strings.HasPrefix(who, name+"-"+oldVersion) }
 	}
 	from := d.client.Namespace
-	frontend := d.pods["frontend-1"].Namespace
-	quotesGate := plain(from, netip.AddrPortFrom(d.nodes["node1"].IPv4(), 80), "quotes.example.com").keepAlive(from)
+	quotesGate := plain(from, netip.AddrPortFrom(d.nodes["node1"].IPv4(), 80), "quotes.example.com").keepAlive()
 	probes := []*probe{
 		{what: "kernel: connections to quotes:9000", old: of("quotes"),
 			ask: line(d.pods["toolbox"].Namespace, "tcp", netip.AddrPortFrom(d.ips["quotes"].v4, 9000))},
@@ -167,7 +174,7 @@ func (d *demo) probes(oldVersion string) []*probe {
 	}
 	if d.noMesh == "" {
 		probes = append(probes, &probe{what: "sidecar: requests of frontend to orders", old: of("orders"),
-			ask: d.ordersFrom("frontend-1").keepAlive(frontend).ask})
+			ask: d.ordersFrom("frontend-1").keepAlive().ask})
 	}
 	return probes
 }
@@ -187,21 +194,20 @@ func (d *demo) followed(ctx context.Context, oldVersion, expected string, change
 }
 
 func (d *demo) edits(ctx context.Context) error {
-	d.table.section("An edit of canary.yaml: everything to version 2. The last old answer came after")
-	return d.followed(ctx, "v1", "all of version 2, in milliseconds", promote)
+	d.table.section("An edit of canary.yaml: everything to version 2, and the time until all answers are new")
+	return d.followed(ctx, "v1", "version 2, within milliseconds", promote)
 }
 
 func (d *demo) restart(ctx context.Context) error {
 	d.table.section("sluice is killed with SIGKILL on both nodes, and started again, at %d requests/s on each way", rate)
 	from := d.client.Namespace
-	frontend := d.pods["frontend-1"].Namespace
 	secured := secure(from, netip.AddrPortFrom(d.nodes["node1"].IPv4(), 443), "www.example.com", d.trust)
 	loads := []*load{
-		{what: "kernel: connections to web's ClusterIP", ask: plain(d.pods["toolbox"].Namespace, netip.AddrPortFrom(d.ips["web"].v4, 80), "web").ask},
-		{what: "Gateway: requests for https://www.example.com", ask: secured.keepAlive(from).ask},
+		{what: "kernel: new connections to web", ask: plain(d.pods["toolbox"].Namespace, netip.AddrPortFrom(d.ips["web"].v4, 80), "web").ask},
+		{what: "Gateway: requests for www.example.com", ask: secured.keepAlive().ask},
 	}
 	if d.noMesh == "" {
-		loads = append(loads, &load{what: "sidecars: requests of frontend to orders", ask: d.ordersFrom("frontend-1").keepAlive(frontend).ask})
+		loads = append(loads, &load{what: "sidecars: requests of frontend to orders", ask: d.ordersFrom("frontend-1").keepAlive().ask})
 	}
 	asking, stop := context.WithCancel(ctx)
 	defer stop()
@@ -240,6 +246,6 @@ func (d *demo) restart(ctx context.Context) error {
 		counted, err := l.result()
 		d.table.line(check{what: l.what, expected: "0 failed"}, counted, err)
 	}
-	d.table.section("The new processes are in charge: canary.yaml, everything to version 1. The last old answer came after")
-	return d.followed(ctx, "v2", "all of version 1, in milliseconds", rollBack)
+	d.table.section("The new processes are in charge: canary.yaml, everything to version 1")
+	return d.followed(ctx, "v2", "version 1, within milliseconds", rollBack)
 }

@@ -70,7 +70,7 @@ func (t *table) line(c check, counted string, err error) {
 		t.failed++
 		counted = strings.TrimPrefix(counted+"; "+err.Error(), "; ")
 	}
-	_, _ = fmt.Fprintf(t.out, "  %s  %-43s  %-36s  %s\n", verdict, c.what, c.expected, counted)
+	_, _ = fmt.Fprintf(t.out, "  %s  %-40s  %-36s  %s\n", verdict, c.what, c.expected, counted)
 }
 
 // summary ends the table.
@@ -80,10 +80,6 @@ func (t *table) summary(took time.Duration) {
 		verdict = t.style("31;1", verdict)
 	}
 	_, _ = fmt.Fprintf(t.out, "\n%s\n", verdict)
-}
-
-func (t *table) header() {
-	_, _ = fmt.Fprintf(t.out, "\n        %-43s  %-36s  %s\n", "what", "expected", "counted")
 }
 
 func (t *table) style(code, text string) string {
