@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/source"
+	"github.com/sluicenet/sluice/xds/translate"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -29,7 +30,9 @@ func TestPlan(t *testing.T) {
 			objects := append(decode(t, "testdata/certs.yaml"), decode(t, input)...)
 			p := NewPlanner(PlannerOptions{Standalone: true})
 			got := newState()
-			got.apply(p.Update(everything(storeOf(objects))))
+			all := p.Update(everything(storeOf(objects)))
+			got.apply(all)
+			translates(t, all)
 
 			golden := strings.TrimSuffix(input, ".yaml") + ".golden"
 			if *update {
@@ -53,6 +56,16 @@ func TestPlan(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// translates checks that what is planned can be put into Envoy's terms: what
+// Envoy would refuse is to be a condition of the object already.
+func translates(t testing.TB, r Result) {
+	t.Helper()
+	_, failures := translate.New().Apply(r.Changes)
+	for _, f := range failures {
+		t.Errorf("%s does not translate: %v", f.Ref, f.Err)
 	}
 }
 

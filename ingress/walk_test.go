@@ -153,6 +153,7 @@ func walkObjects(t testing.TB) map[model.Key][]source.Value {
 			`ingressClassName: public, rules: [{host: a.example, http: {paths: [{path: /x, pathType: Exact, backend: {service: {name: app, port: {name: http}}}}]}}]`,
 			`rules: [{host: "*.example", http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: app, port: {number: 81}}}}]}}], tls: [{hosts: ["*.example"], secretName: cert-a}]`,
 			`ingressClassName: public, defaultBackend: {service: {name: app, port: {number: 80}}}, tls: [{secretName: cert-wild}, {hosts: ["*.example", a.example], secretName: cert-wild}], rules: [{host: a.example}]`,
+			`ingressClassName: public, tls: [{hosts: [a.example], secretName: cert-wild}], rules: [{host: "*.example", http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: app, port: {number: 80}}}}]}}]`,
 			`ingressClassName: theirs, defaultBackend: {service: {name: app, port: {number: 80}}}`,
 		} {
 			doc("apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {namespace: default, name: i%d, creationTimestamp: \"2026-01-0%dT00:00:00Z\"}\nspec: {%s}", i, 1+(i+v)%3, spec)
