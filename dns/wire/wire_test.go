@@ -151,7 +151,7 @@ func FuzzResponse(f *testing.F) {
 			t.Fatalf("%d octets, limit %d", len(out), query.Limit)
 		}
 		for rr := range r.Records() {
-			if rec, ok := AppendRecord(nil, r.Msg, rr, 7); ok && len(rec) < 12 {
+			if rec, ok := AppendRecord(nil, r.Msg, rr, 7); ok && len(rec) < 11 {
 				t.Fatalf("record %x", rec)
 			}
 		}

@@ -49,7 +49,7 @@ type records struct {
 
 func (r *records) add(name []byte, typ uint16, ttl uint32, data []byte) {
 	if len(name) <= wire.MaxName {
-		r.sets = append(r.sets, record{string(name), typ, wire.AppendPacked(nil, typ, ttl, data)})
+		r.sets = append(r.sets, record{string(name), typ, wire.AppendPacked(make([]byte, 0, wire.Pointer+10+len(data)), typ, ttl, data)})
 	}
 }
 

@@ -151,51 +151,56 @@ func (p *Planner) replace(t *txn, before, after *records) {
 	}
 }
 
+// replacePointers changes the PTR records that one object asks for. Others may ask
+// for some of the same addresses, so theirs are kept.
 func (p *Planner) replacePointers(t *txn, before, after []pointer) {
-	if slices.Equal(before, after) {
-		return
+	for len(before) > 0 || len(after) > 0 {
+		var addr netip.Addr
+		switch {
+		case len(before) == 0:
+			addr = after[0].addr
+		case len(after) == 0 || before[0].addr.Less(after[0].addr):
+			addr = before[0].addr
+		default:
+			addr = after[0].addr
+		}
+		i, j := ofAddr(before, addr), ofAddr(after, addr)
+		if !slices.Equal(before[:i], after[:j]) {
+			p.setPointers(t, addr, before[:i], after[:j])
+		}
+		before, after = before[i:], after[j:]
 	}
-	changed := map[netip.Addr]struct{}{}
-	had, has := map[pointer]bool{}, map[pointer]bool{}
+}
+
+// ofAddr returns how many of the sorted pointers are of addr, which none precedes.
+func ofAddr(ps []pointer, addr netip.Addr) int {
+	n := 0
+	for n < len(ps) && ps[n].addr == addr {
+		n++
+	}
+	return n
+}
+
+// setPointers takes the records of before from an address and gives it those of
+// after.
+func (p *Planner) setPointers(t *txn, addr netip.Addr, before, after []pointer) {
+	name := reverseName(addr)
+	var sets []record
+	if e := t.get(name); e != nil {
+		sets = unpackSets(e)
+	}
 	for _, x := range before {
-		had[x] = true
+		gone := wire.AppendPacked(nil, wire.TypePTR, p.ttl, []byte(x.target))
+		i := slices.IndexFunc(sets, func(r record) bool { return r.typ == x.typ && string(r.rr) == string(gone) })
+		if i >= 0 {
+			sets = slices.Delete(sets, i, i+1)
+		}
 	}
 	for _, x := range after {
-		if has[x] = true; !had[x] {
-			changed[x.addr] = struct{}{}
-		}
+		sets = append(sets, record{typ: x.typ, rr: wire.AppendPacked(make([]byte, 0, wire.Pointer+10+len(x.target)), wire.TypePTR, p.ttl, []byte(x.target))})
 	}
-	for _, x := range before {
-		if !has[x] {
-			changed[x.addr] = struct{}{}
-		}
-	}
-	for addr := range changed {
-		name := reverseName(addr)
-		var sets []record
-		if e := t.get(name); e != nil {
-			sets = unpackSets(e)
-		}
-		rr := func(x pointer) record {
-			return record{string(name), x.typ, wire.AppendPacked(nil, wire.TypePTR, p.ttl, []byte(x.target))}
-		}
-		for _, x := range before {
-			if x.addr == addr && !has[x] {
-				gone := rr(x)
-				// One of them: another Service may ask for the same.
-				if i := slices.IndexFunc(sets, func(r record) bool { return compareRecords(r, gone) == 0 }); i >= 0 {
-					sets = slices.Delete(sets, i, i+1)
-				}
-			}
-		}
-		for _, x := range after {
-			if x.addr == addr && !had[x] {
-				sets = append(sets, rr(x))
-			}
-		}
-		slices.SortFunc(sets, compareRecords)
-		p.set(t, name, packSets(sets), false)
-	}
+	slices.SortFunc(sets, compareRecords)
+	p.set(t, name, packSets(sets), false)
 }
 
 // set gives a name the packed sets, none if they are empty. parents says that the
@@ -256,7 +261,8 @@ func newEntry(name, sets []byte, refs uint32) *entry {
 	return &entry{block: append(append(block, name...), sets...), nameLen: uint8(len(name)), refs: refs}
 }
 
-// packSets packs the sorted records of one name by type.
+// packSets packs the sorted records of one name by type; their names do not
+// matter.
 func packSets(rs []record) []byte {
 	var sets []byte
 	for i := 0; i < len(rs); {
@@ -272,12 +278,13 @@ func packSets(rs []record) []byte {
 	return sets
 }
 
+// unpackSets returns the records of an entry, without its name.
 func unpackSets(e *entry) []record {
 	var rs []record
 	for typ, rrs := range e.types() {
 		for len(rrs) > 0 {
 			n := wire.PackedLen(rrs)
-			rs = append(rs, record{string(e.name()), typ, rrs[:n:n]})
+			rs = append(rs, record{typ: typ, rr: rrs[:n:n]})
 			rrs = rrs[n:]
 		}
 	}
