@@ -57,6 +57,9 @@ func TestSwapUnderLoad(t *testing.T) {
 		if i%3 > 0 { // and sometimes the next comes before it is done
 			c.current()
 		}
+		for enough := done.Load() + 50; done.Load() < enough && ctx.Err() == nil; {
+			time.Sleep(time.Millisecond)
+		}
 	}
 	c.current()
 	cancel()

@@ -57,6 +57,7 @@ func (c *control) renew() *control {
 			return bootstrap.Groups(node.GetId())
 		},
 		Metrics: c.metrics,
+		Grace:   500 * time.Millisecond,
 		Log:     slog.New(slog.NewTextHandler(c.t.Output(), nil)),
 	})
 	if err != nil {

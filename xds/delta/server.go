@@ -30,7 +30,7 @@ type Options struct {
 	// acknowledgement of clusters while any of them warms, so one that
 	// never gets warm must not stop all others for ever.
 	WarmLimit time.Duration
-	// Grace is how long after a reconnection nothing is removed: 5 s. What a
+	// Grace is how long after a reconnection nothing is removed: 2 s. What a
 	// client has of the other types is only known once it asked for them.
 	Grace time.Duration
 	// Single is how many changed resources of a type go in a response of
@@ -72,7 +72,7 @@ func NewServer(o Options) *Server {
 		o.WarmLimit = 5 * time.Second
 	}
 	if o.Grace == 0 {
-		o.Grace = 5 * time.Second
+		o.Grace = 2 * time.Second
 	}
 	if o.Single == 0 {
 		o.Single = 16

@@ -12,7 +12,7 @@ import (
 // server and of the proxy. The fake proxy checks every response against what
 // it has at that moment; at rest, both sides must agree.
 func TestWalk(t *testing.T) {
-	seeds := 1500
+	seeds := 800
 	if testing.Short() {
 		seeds = 30
 	}
