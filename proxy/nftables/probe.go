@@ -65,7 +65,7 @@ func (e *Engine) try(family proxy.Family) error {
 			}
 		}
 	}
-	return refused(m, e.sock.Try(m))
+	return explain(m, e.sock.Try(m))
 }
 
 // unsupported turns what the kernel says of a missing feature into an error that
@@ -123,8 +123,8 @@ func (e *batchError) Error() string { return "nftables: " + e.What + ": " + e.Er
 
 func (e *batchError) Unwrap() error { return e.Err }
 
-// refused adds to the kernel's refusal of a transaction what it refused.
-func refused(m *nfnl.Messages, err error) error {
+// explain adds to the kernel's refusal of a transaction what it refused.
+func explain(m *nfnl.Messages, err error) error {
 	var r *nfnl.Refused
 	if !errors.As(err, &r) {
 		return err

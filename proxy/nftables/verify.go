@@ -42,7 +42,7 @@ func (e *Engine) send(ctx context.Context, m *nfnl.Messages) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := refused(m, e.sock.Commit(m)); err != nil {
+	if err := explain(m, e.sock.Commit(m)); err != nil {
 		return unsupported(err)
 	}
 	generation, err := e.generation(ctx)
