@@ -1,12 +1,14 @@
 package source
 
 import (
+	"encoding/base64"
 	stdjson "encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -197,6 +199,9 @@ func unmarshal(root *yaml.Node, into runtime.Object) []FieldError {
 	}
 	strict, err := json.UnmarshalStrict(w.buf.Bytes(), into)
 	if err != nil {
+		if found := protoMistakes(w.buf.Bytes(), into); len(found) > 0 {
+			return found
+		}
 		return []FieldError{typeError(&w, root, into, err)}
 	}
 	var out []FieldError
@@ -211,7 +216,7 @@ func unmarshal(root *yaml.Node, into runtime.Object) []FieldError {
 		}
 		out = append(out, fe)
 	}
-	return append(out, unknownProtoFields(w.buf.Bytes(), into)...)
+	return append(out, protoMistakes(w.buf.Bytes(), into)...)
 }
 
 // typeError says which field has the wrong type. The strict decoder's error
@@ -228,6 +233,15 @@ func typeError(w *jsonWriter, root *yaml.Node, into runtime.Object, err error) F
 					found = show(n.Value)
 				}
 				return FieldError{Field: path, Expected: "of type " + typeName(bad), Found: found}
+			}
+		}
+	}
+	if _, secret := into.(*corev1.Secret); secret {
+		if data := child(root, "data"); data != nil && data.Kind == yaml.MappingNode {
+			for i := 0; i+1 < len(data.Content); i += 2 {
+				if _, err := base64.StdEncoding.DecodeString(resolve(data.Content[i+1]).Value); err != nil {
+					return FieldError{Field: join("data", data.Content[i].Value), Expected: "in base64; stringData takes plain text", Found: "something else"}
+				}
 			}
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"sort"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -26,9 +27,10 @@ func protoSpec(obj runtime.Object) (proto.Message, bool) {
 	return nil, false
 }
 
-// unknownProtoFields finds the fields of spec that the API does not have. The
-// decoder that these kinds bring along ignores them.
-func unknownProtoFields(object []byte, into runtime.Object) []FieldError {
+// protoMistakes finds the fields of spec that the API does not have, which the
+// decoder of these kinds ignores, and names that are none of an enumeration's,
+// whose place it does not tell.
+func protoMistakes(object []byte, into runtime.Object) []FieldError {
 	spec, ok := protoSpec(into)
 	if !ok {
 		return nil
@@ -40,13 +42,11 @@ func unknownProtoFields(object []byte, into runtime.Object) []FieldError {
 		return []FieldError{{Found: err.Error()}}
 	}
 	var out []FieldError
-	walkProto(tree.Spec, spec.ProtoReflect().Descriptor(), "spec", func(path string) {
-		out = append(out, FieldError{Field: path, Found: "unknown field"})
-	})
+	walkProto(tree.Spec, spec.ProtoReflect().Descriptor(), "spec", func(e FieldError) { out = append(out, e) })
 	return out
 }
 
-func walkProto(v any, d protoreflect.MessageDescriptor, at string, unknown func(path string)) {
+func walkProto(v any, d protoreflect.MessageDescriptor, at string, mistake func(FieldError)) {
 	fields, ok := v.(map[string]any)
 	if !ok || d == nil || d.FullName().Parent() == "google.protobuf" {
 		return // a scalar, or a type with a JSON form of its own
@@ -64,14 +64,14 @@ func walkProto(v any, d protoreflect.MessageDescriptor, at string, unknown func(
 		path := join(at, name)
 		switch {
 		case field == nil:
-			unknown(path)
+			mistake(FieldError{Field: path, Found: "unknown field"})
 		case field.IsMap():
 			values, ok := fields[name].(map[string]any)
 			if !ok {
 				continue
 			}
 			for key, value := range values {
-				walkProto(value, field.MapValue().Message(), join(path, key), unknown)
+				walkProto(value, field.MapValue().Message(), join(path, key), mistake)
 			}
 		case field.IsList():
 			items, ok := fields[name].([]any)
@@ -79,12 +79,26 @@ func walkProto(v any, d protoreflect.MessageDescriptor, at string, unknown func(
 				continue
 			}
 			for i, item := range items {
-				walkProto(item, field.Message(), path+"["+strconv.Itoa(i)+"]", unknown)
+				walkProto(item, field.Message(), path+"["+strconv.Itoa(i)+"]", mistake)
 			}
+		case field.Enum() != nil:
+			checkEnum(fields[name], field.Enum(), path, mistake)
 		default:
-			walkProto(fields[name], field.Message(), path, unknown)
+			walkProto(fields[name], field.Message(), path, mistake)
 		}
 	}
+}
+
+func checkEnum(v any, d protoreflect.EnumDescriptor, at string, mistake func(FieldError)) {
+	name, ok := v.(string)
+	if !ok || d.Values().ByName(protoreflect.Name(name)) != nil {
+		return
+	}
+	names := make([]string, 0, d.Values().Len())
+	for i := range d.Values().Len() {
+		names = append(names, string(d.Values().Get(i).Name()))
+	}
+	mistake(FieldError{Field: at, Expected: "one of " + strings.Join(names, ", "), Found: show(name)})
 }
 
 // Protocol buffers cache inside themselves, which reflect.DeepEqual takes for a
