@@ -61,7 +61,7 @@ http: [{match: [{port: 80, uri: {prefix: /a}}], route: [%s, %s]}, {route: [%s]}]
 // TestWalk changes the world at random. However it came to be, the plan is that
 // of a planner that sees it for the first time.
 func TestWalk(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(10) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 0))
 			conf := testConfig
@@ -69,7 +69,7 @@ func TestWalk(t *testing.T) {
 			w := newWorld(t, conf)
 			w.put(`{apiVersion: v1, kind: Namespace, metadata: {name: a}}`)
 			w.plan()
-			for step := range 120 {
+			for step := range 100 {
 				snap := w.store.Snapshot()
 				for range 1 + r.IntN(3) {
 					if r.IntN(4) > 0 {

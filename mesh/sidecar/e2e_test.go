@@ -1,0 +1,523 @@
+package sidecar_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sluicenet/sluice/internal/echo"
+	"github.com/sluicenet/sluice/internal/envoy"
+	"github.com/sluicenet/sluice/internal/envoy/envoytest"
+	"github.com/sluicenet/sluice/internal/lab"
+	"github.com/sluicenet/sluice/mesh"
+	"github.com/sluicenet/sluice/mesh/ca"
+	"github.com/sluicenet/sluice/mesh/redirect"
+	"github.com/sluicenet/sluice/mesh/sidecar"
+	"github.com/sluicenet/sluice/model"
+	modelstatus "github.com/sluicenet/sluice/model/status"
+	"github.com/sluicenet/sluice/route"
+	"github.com/sluicenet/sluice/source"
+	"github.com/sluicenet/sluice/xds"
+	"github.com/sluicenet/sluice/xds/bootstrap"
+)
+
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+
+// cluster is a control plane on a node and Pods on two.
+type cluster struct {
+	t         *testing.T
+	lab       *lab.Lab
+	node      *lab.Node
+	store     *model.Store
+	server    *xds.Server
+	authority *ca.CA
+	address   string
+	envoy     string
+	log       *slog.Logger
+}
+
+func newCluster(t *testing.T, life time.Duration) *cluster {
+	t.Helper()
+	c := &cluster{t: t, lab: lab.ForTest(t, lab.Options{}), store: model.NewStore(), envoy: executable(t)}
+	c.log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	c.node = c.lab.MustNode("node1")
+	var err error
+	c.authority, err = ca.Open(t.Context(), ca.Dir(t.TempDir()), ca.Options{Life: life})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.server, err = xds.New(xds.Options{Authorize: authorize, Log: c.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// executable is an Envoy that a user who is not root can run.
+func executable(t *testing.T) string {
+	t.Helper()
+	from := envoytest.Path(t)
+	dir, err := os.MkdirTemp("", "sluice-envoy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	to := filepath.Join(dir, "envoy")
+	if out, err := exec.Command("cp", from, to).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return to
+}
+
+// authorize believes a node of whose namespace the certificate is.
+func authorize(ctx context.Context, node *core.Node) ([]route.Group, error) {
+	groups, err := bootstrap.Groups(node.GetId())
+	if err != nil {
+		return nil, err
+	}
+	ns, _ := bootstrap.Namespace(node.GetId())
+	if id, ok := ca.PeerID(ctx); !ok || id.Namespace != ns {
+		return nil, status.Error(codes.PermissionDenied, "not with this certificate")
+	}
+	return groups, nil
+}
+
+// run starts the control plane, once the first objects are there.
+func (c *cluster) run() {
+	c.t.Helper()
+	c.store.Update(func(tx *model.Txn) {
+		for _, kind := range mesh.Kinds() {
+			tx.MarkSynced(kind)
+		}
+	})
+	planned := make(chan struct{})
+	c.background("mesh", func(ctx context.Context) error {
+		return mesh.Run(ctx, mesh.Options{
+			Config: mesh.Config{ServiceCIDRs: prefixes("10.96.0.0/16", "fd00:96::/112")},
+			Store:  c.store, Publisher: c.server, Progress: c.server, Board: modelstatus.NewBoard(), Log: c.log,
+			Planned: func() { close(planned) },
+		})
+	})
+	<-planned
+	ln, err := c.node.Listen("tcp", net.JoinHostPort(c.node.IPv4().String(), fmt.Sprint(mesh.ControlPlanePort)))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.address = ln.Addr().String()
+	g := c.server.GRPC(c.authority.ServerTLS())
+	ca.NewServer(c.authority, ca.SecretTokens{Store: c.store}, c.log).Register(g)
+	go func() { _ = g.Serve(ln) }()
+	c.t.Cleanup(g.Stop)
+}
+
+// background runs f until the end of the test and waits for it.
+func (c *cluster) background(name string, f func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	c.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil && ctx.Err() == nil {
+			c.t.Errorf("%s: %v", name, err)
+		}
+	})
+}
+
+func (c *cluster) put(manifest string) {
+	c.t.Helper()
+	objects, problems := source.Decode([]byte(manifest))
+	for _, p := range problems {
+		c.t.Fatal(p)
+	}
+	c.store.Update(func(tx *model.Txn) {
+		for _, o := range objects {
+			tx.Put(o.Key.Kind, o.Value)
+		}
+	})
+}
+
+// pod makes a Pod of namespace shop with its service account's token.
+func (c *cluster) pod(node *lab.Node, name, labels, account string, meshed bool) *lab.Pod {
+	c.t.Helper()
+	p := node.MustPod(name)
+	annotations := "{}"
+	if meshed {
+		annotations = "{sluice.io/sidecar: injected}"
+	}
+	c.put(fmt.Sprintf(`{apiVersion: v1, kind: Pod, metadata: {name: %s, namespace: shop, labels: {%s}, annotations: %s}, spec: {serviceAccountName: %s, containers: [{name: c}]}, status: {podIPs: [{ip: %v}, {ip: "%v"}]}}
+---
+{apiVersion: v1, kind: Secret, metadata: {name: %[4]s-token, namespace: shop, annotations: {kubernetes.io/service-account.name: %[4]s}}, type: kubernetes.io/service-account-token, stringData: {token: token-of-%[4]s}}
+`, name, labels, annotations, account, p.IPv4(), p.IPv6()))
+	server, err := echo.Start(echo.Config{Name: name, HTTP: ":8080", TCP: ":9000"}, p)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = server.Close() })
+	return p
+}
+
+// service makes a Service and a slice of Pods of each family.
+func (c *cluster) service(name, ip string, pods ...*lab.Pod) {
+	c.t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, `{apiVersion: v1, kind: Service, metadata: {name: %s, namespace: shop}, spec: {clusterIPs: [%s, "fd00:96::%[3]s"], ports: [{name: http, port: 80}, {name: tcp, port: 9000}]}}`,
+		name, ip, ip[strings.LastIndexByte(ip, '.')+1:])
+	for _, family := range []string{"IPv4", "IPv6"} {
+		fmt.Fprintf(&b, "\n---\n"+`{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: %s-%s, namespace: shop, labels: {kubernetes.io/service-name: %[1]s}}, addressType: %[3]s,
+ports: [{name: http, port: 8080, protocol: TCP}, {name: tcp, port: 9000, protocol: TCP}], endpoints: [`, name, strings.ToLower(family), family)
+		for _, p := range pods {
+			addr := p.IPv4()
+			if family == "IPv6" {
+				addr = p.IPv6()
+			}
+			fmt.Fprintf(&b, `{addresses: ["%v"], conditions: {ready: true}, targetRef: {kind: Pod, name: %s}},`, addr, p.Name())
+		}
+		b.WriteString("]}")
+	}
+	c.put(b.String())
+}
+
+// mesh makes a Pod's rules and starts its sidecar.
+func (c *cluster) mesh(pod *lab.Pod, account string) {
+	c.t.Helper()
+	if err := redirect.Apply(redirect.Config{}, pod.FD()); err != nil {
+		c.t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "sluice-sidecar")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	c.background("sidecar of "+pod.Name(), func(ctx context.Context) error {
+		return sidecar.Run(ctx, sidecar.Options{
+			Node: bootstrap.SidecarNode("shop", pod.Name()), ControlPlane: c.address, Dir: dir, Log: c.log,
+			Signer: &ca.Client{
+				Address: c.address,
+				Roots:   func() ([]byte, error) { return c.authority.Roots(), nil },
+				Token:   func() (string, error) { return "token-of-" + account, nil },
+				Dialer: func(ctx context.Context, address string) (net.Conn, error) {
+					return pod.DialContext(ctx, "tcp", address)
+				},
+			},
+			Envoy: envoy.Options{Path: c.envoy, Concurrency: 1, Within: pod.Do},
+		})
+	})
+}
+
+// settle waits until n sidecars have all that there is.
+func (c *cluster) settle(pods ...*lab.Pod) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 60*time.Second)
+	defer cancel()
+	for _, p := range pods {
+		if err := c.server.WaitCurrent(ctx, route.WorkloadGroup("shop", p.Name()), 1); err != nil {
+			c.t.Fatal(p.Name(), err)
+		}
+	}
+	if err := c.server.WaitCurrent(ctx, route.MeshGroup, len(pods)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// ask sends a request and returns what the server says of it.
+func ask(client *http.Client, url, host string) (echo.Answer, error) {
+	var a echo.Answer
+	req, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		return a, err
+	}
+	req.Host = host
+	res, err := client.Do(req)
+	if err != nil {
+		return a, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	body, err := io.ReadAll(res.Body)
+	if err != nil {
+		return a, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return a, fmt.Errorf("%s: %s", res.Status, body)
+	}
+	return a, json.Unmarshal(body, &a)
+}
+
+// load asks all the time and counts what fails.
+type load struct {
+	stop   context.CancelFunc
+	done   sync.WaitGroup
+	asked  int
+	failed []error
+}
+
+func startLoad(client *http.Client, url, host string) *load {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &load{stop: cancel}
+	l.done.Go(func() {
+		for ctx.Err() == nil {
+			l.asked++
+			if _, err := ask(client, url, host); err != nil {
+				l.failed = append(l.failed, err)
+			}
+		}
+	})
+	return l
+}
+
+func (l *load) check(t *testing.T) {
+	t.Helper()
+	l.stop()
+	l.done.Wait()
+	if len(l.failed) > 0 || l.asked == 0 {
+		t.Errorf("%d of %d requests failed, the first: %v", len(l.failed), l.asked, l.failed[:min(1, len(l.failed))])
+	}
+}
+
+func (c *cluster) policy(mode string) {
+	c.t.Helper()
+	c.put(fmt.Sprintf(`{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: orders, namespace: shop}, spec: {selector: {matchLabels: {app: orders}}, mtls: {mode: %s}}}`, mode))
+}
+
+// eventually polls until a condition holds.
+func eventually(t *testing.T, what string, is func() error) {
+	t.Helper()
+	var err error
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		if err = is(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s: %v", what, err)
+}
+
+func TestMesh(t *testing.T) {
+	c := newCluster(t, 0)
+	node2 := c.lab.MustNode("node2")
+	frontend := c.pod(c.node, "frontend", "app: frontend", "frontend", true)
+	v1 := c.pod(node2, "orders-v1", "app: orders, version: v1", "orders", true)
+	v2 := c.pod(c.node, "orders-v2", "app: orders, version: v2", "orders", true)
+	plain := c.pod(node2, "plain", "app: plain", "plain", false)
+	c.service("orders", "10.96.0.10", v1, v2)
+	c.service("first", "10.96.0.11", v1)
+	c.put(`{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: orders, namespace: shop}, spec: {host: orders, subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: orders, namespace: shop}
+spec:
+  hosts: [orders]
+  http: [{route: [{destination: {host: orders, subset: v1}, weight: 90}, {destination: {host: orders, subset: v2}, weight: 10}]}]
+  tcp: [{route: [{destination: {host: orders, subset: v1}, weight: 50}, {destination: {host: orders, subset: v2}, weight: 50}]}]
+`)
+	c.run()
+	c.mesh(frontend, "frontend")
+	c.mesh(v1, "orders")
+	c.mesh(v2, "orders")
+	c.settle(frontend, v1, v2)
+
+	client := frontend.HTTPClient()
+	const url, frontendID, ordersID = "http://10.96.0.10/", "spiffe://cluster.local/ns/shop/sa/frontend", "spiffe://cluster.local/ns/shop/sa/orders"
+	t.Run("canary", func(t *testing.T) {
+		count := map[string]int{}
+		for range 1000 {
+			a, err := ask(client, url, "orders")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a.PeerID != frontendID {
+				t.Fatalf("the server saw %q", a.PeerID)
+			}
+			count[a.Name]++
+		}
+		t.Log(count)
+		// 100 expected, with a standard deviation of 9.5.
+		if n := count["orders-v2"]; n < 50 || n > 150 || n+count["orders-v1"] != 1000 {
+			t.Errorf("%v, expected 900 and 100", count)
+		}
+	})
+	t.Run("names", func(t *testing.T) {
+		for _, host := range []string{"orders.shop", "orders.shop.svc", "ORDERS.shop.svc.cluster.local:80", "10.96.0.10"} {
+			if a, err := ask(client, url, host); err != nil || a.PeerID != frontendID {
+				t.Errorf("%s: %q %v", host, a.PeerID, err)
+			}
+		}
+		if a, err := ask(client, "http://[fd00:96::10]/", "[fd00:96::10]"); err != nil || a.PeerID != frontendID {
+			t.Errorf("IPv6: %q %v", a.PeerID, err)
+		}
+		if a, err := ask(client, "http://"+net.JoinHostPort(plain.IPv4().String(), "8080")+"/", "nobody.example"); err != nil || a.Name != "plain" || a.PeerID != "" {
+			t.Errorf("outside the mesh: %+v %v", a, err)
+		}
+	})
+	t.Run("tcp", func(t *testing.T) {
+		count := map[string]int{}
+		for range 100 {
+			count[hello(t, frontend, "10.96.0.10:9000")]++
+		}
+		if count["orders-v1"] != 50 || count["orders-v2"] != 50 {
+			t.Errorf("%v, expected 50 each", count)
+		}
+		if got := hello(t, frontend, "[fd00:96::11]:9000"); got != "orders-v1" {
+			t.Errorf("IPv6: %q", got)
+		}
+	})
+	t.Run("itself", func(t *testing.T) {
+		a, err := ask(v1.HTTPClient(), "http://10.96.0.11/", "first")
+		if err != nil || a.Name != "orders-v1" || a.PeerID != ordersID {
+			t.Errorf("%+v %v", a, err)
+		}
+	})
+	direct := "http://" + net.JoinHostPort(v1.IPv4().String(), "8080") + "/"
+	fresh := func() *http.Client { // without a connection from before
+		hc := plain.HTTPClient()
+		hc.Timeout = 5 * time.Second
+		return hc
+	}
+	t.Run("wire", func(t *testing.T) {
+		wire := capture(t, v1)
+		if _, err := ask(client, "http://10.96.0.11/secret-of-the-mesh", "first"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ask(fresh(), direct+"seen-by-all", ""); err != nil {
+			t.Fatal("plaintext is taken by default:", err)
+		}
+		seen := wire("seen-by-all")
+		if strings.Contains(seen, "secret-of-the-mesh") {
+			t.Error("the request was in clear on the wire")
+		}
+	})
+	t.Run("modes", func(t *testing.T) {
+		l := startLoad(client, url, "orders")
+		defer l.check(t)
+		before := ""
+		for _, mode := range []string{"STRICT", "DISABLE", "STRICT", "PERMISSIVE", "DISABLE", "PERMISSIVE", "STRICT"} {
+			c.policy(mode)
+			eventually(t, mode, func() error {
+				hc := fresh()
+				defer hc.CloseIdleConnections()
+				a, err := ask(hc, direct, "")
+				if (err != nil) != (mode == "STRICT") {
+					return fmt.Errorf("plaintext: %v %v", a.Name, err)
+				}
+				m, err := ask(client, "http://10.96.0.11/", "first")
+				if err != nil {
+					return err
+				}
+				// A connection that was opened in clear may live on while
+				// that is allowed.
+				if (m.PeerID == "") != (mode == "DISABLE") && before+mode != "DISABLEPERMISSIVE" {
+					return fmt.Errorf("the server saw %q", m.PeerID)
+				}
+				return nil
+			})
+			before = mode
+		}
+	})
+	t.Run("canary shifts", func(t *testing.T) {
+		l := startLoad(client, url, "orders")
+		defer l.check(t)
+		c.put(`{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: orders, namespace: shop}, spec: {hosts: [orders], http: [{route: [{destination: {host: orders, subset: v2}}]}]}}`)
+		row := 0
+		eventually(t, "all to v2", func() error {
+			a, err := ask(client, url, "orders")
+			if row++; err != nil || a.Name != "orders-v2" {
+				row = 0
+			}
+			if row < 20 {
+				return fmt.Errorf("%s %v", a.Name, err)
+			}
+			return nil
+		})
+	})
+}
+
+// hello connects and returns the name of who answers.
+func hello(t *testing.T, from *lab.Pod, to string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := from.DialContext(ctx, "tcp", to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Write([]byte("x\n")); err != nil {
+		t.Fatal(err)
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+	return name
+}
+
+// capture records what passes a Pod's interface. The function that it returns
+// waits for a text and returns all that was seen.
+func capture(t *testing.T, pod *lab.Pod) func(until string) string {
+	t.Helper()
+	if _, err := exec.LookPath("tcpdump"); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	cmd := pod.Command(t.Context(), "tcpdump", "-i", "eth0", "-A", "-s0", "-U", "-l", "-n", "tcp", "port", "8080")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	note, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(note).ReadString('\n'); err != nil { // it listens
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	lines := make(chan string, 1000)
+	go func() {
+		for s := bufio.NewScanner(out); s.Scan(); {
+			lines <- s.Text()
+		}
+		close(lines)
+	}()
+	return func(until string) string {
+		var all strings.Builder
+		timeout := time.After(20 * time.Second)
+		for !strings.Contains(all.String(), until) {
+			select {
+			case l, ok := <-lines:
+				if !ok {
+					t.Fatal("tcpdump ended")
+				}
+				all.WriteString(l + "\n")
+			case <-timeout:
+				t.Fatalf("%q was not seen in:\n%s", until, all.String())
+			}
+		}
+		return all.String()
+	}
+}
