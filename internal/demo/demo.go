@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -60,12 +61,13 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer d.close()
 	err = d.show(ctx)
-	// An interrupt is no finding, and a process that ended is one.
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
-		err = cause
-	}
-	if errors.Is(err, context.Canceled) {
+	// What fails after an interrupt is no finding, and a process that ended by
+	// itself is why the rest fails.
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, context.Canceled):
 		return errInterrupted
+	case cause != nil:
+		err = cause
 	}
 	if err == nil {
 		d.table.summary(time.Since(started))
@@ -109,23 +111,50 @@ func prepare(o Options, fail context.CancelCauseFunc) (_ *demo, err error) {
 		return nil, err
 	}
 	d.table.note("building two nodes, their Pods and a client outside, of network namespaces")
-	if d.world, err = newWorld(examples.Quickstart()); err != nil {
+	dir, bound, err := d.makeDir(o.Keep)
+	if err != nil {
 		return nil, err
 	}
-	d.fail = fail
-	if o.Verbose {
-		d.world.follow = newFollower(o.Out)
+	if d.world, err = newWorld(dir, examples.Quickstart()); err != nil {
+		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			d.close()
-		}
-	}()
+	d.fail, d.bound = fail, bound
+	if o.Verbose {
+		d.follow = newFollower(o.Out)
+	}
 	if d.trust, err = trust(d.secrets); err != nil {
+		d.close()
 		return nil, err
 	}
 	d.dns = newResolver(d.pods["toolbox"])
 	return d, nil
+}
+
+// makeDir makes the directory of all files, with the programs in it, for the
+// sidecars' user cannot look into the home directory that they may be in. Only
+// one that is to be looked at from other terminals is seen outside.
+func (d *demo) makeDir(visible bool) (dir string, bound []func() error, err error) {
+	if visible {
+		dir, err = os.MkdirTemp("", "sluice-demo-")
+	} else {
+		dir, err = lab.TempDir(d.binary, d.envoy)
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", nil, err
+	}
+	for name, program := range map[string]*string{"sluice": &d.binary, "envoy": &d.envoy} {
+		at := filepath.Join(dir, name)
+		unbind, err := lab.Bind(*program, at)
+		if err != nil {
+			return "", nil, err
+		}
+		bound = append(bound, unbind)
+		*program = at
+	}
+	return dir, bound, nil
 }
 
 // trust takes the Gateway's example certificate as the only root.

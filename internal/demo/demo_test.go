@@ -182,13 +182,23 @@ func TestLoad(t *testing.T) {
 	})
 }
 
-// TestWorld builds the network of the quick start and asks its servers.
-func TestWorld(t *testing.T) {
+func testWorld(t *testing.T) *world {
+	t.Helper()
 	lab.ForTest(t, lab.Options{}).Close() // skips where there can be no lab
-	w, err := newWorld(examples.Quickstart())
+	dir, err := os.MkdirTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
+	w, err := newWorld(dir, examples.Quickstart())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// TestWorld builds the network of the quick start and asks its servers.
+func TestWorld(t *testing.T) {
+	w := testWorld(t)
 	defer func() {
 		w.close()
 		if _, err := os.Stat(w.dir); err == nil {
@@ -225,11 +235,7 @@ func TestWorld(t *testing.T) {
 
 // TestProcess has a process end on its own, and another be killed.
 func TestProcess(t *testing.T) {
-	lab.ForTest(t, lab.Options{}).Close()
-	w, err := newWorld(examples.Quickstart())
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := testWorld(t)
 	defer w.close()
 	ctx, fail := context.WithCancelCause(t.Context())
 	w.fail = fail

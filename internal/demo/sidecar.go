@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -26,9 +25,6 @@ func (d *demo) startSidecars(ctx context.Context) error {
 		d.noMesh = "only one user can be had here, and a sidecar needs another one than its application; run as root, or install " +
 			"newuidmap (Debian's package uidmap) and give this user a range in /etc/subuid and /etc/subgid"
 		return nil
-	}
-	if err := d.forOthers(); err != nil {
-		return err
 	}
 	for _, pod := range d.meshed {
 		if err := d.startSidecar(ctx, pod); err != nil {
@@ -80,34 +76,4 @@ func (d *demo) token(pod *model.Pod) ([]byte, error) {
 		}
 	}
 	return nil, fmt.Errorf("there is no Secret with a token of the ServiceAccount %s", pod.ServiceAccount)
-}
-
-// forOthers makes the programs executable for the sidecars' user, who cannot
-// look into the home directory that they may be in.
-func (d *demo) forOthers() error {
-	for name, program := range map[string]*string{"sluice": &d.binary, "envoy": &d.envoy} {
-		to := filepath.Join(d.dir, name)
-		// A link is enough within a file system.
-		if err := os.Link(*program, to); err != nil {
-			if err := copyProgram(*program, to); err != nil {
-				return err
-			}
-		}
-		*program = to
-	}
-	return nil
-}
-
-func copyProgram(from, to string) error {
-	in, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = in.Close() }()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
 }

@@ -31,6 +31,7 @@ type world struct {
 	procs   []*process
 
 	servers []*echo.Server // of the Pods
+	bound   []func() error // takes programs out of dir
 }
 
 // manifests is the private copy that sluice reads.
@@ -40,21 +41,15 @@ func (w *world) manifests() string { return filepath.Join(w.dir, "manifests") }
 func (w *world) state(node string) string  { return filepath.Join(w.dir, node, "state") }
 func (w *world) socket(node string) string { return filepath.Join(w.dir, node, "run", "sluice.sock") }
 
-// newWorld builds the lab of the manifests.
-func newWorld(manifests fs.FS) (_ *world, err error) {
-	w := &world{nodes: map[string]*lab.Node{}, pods: map[string]*lab.Pod{}}
+// newWorld builds the lab of the manifests. dir is for its files, and belongs to
+// it from then on.
+func newWorld(dir string, manifests fs.FS) (_ *world, err error) {
+	w := &world{nodes: map[string]*lab.Node{}, pods: map[string]*lab.Pod{}, dir: dir}
 	defer func() {
 		if err != nil {
 			w.close()
 		}
 	}()
-	if w.dir, err = os.MkdirTemp("", "sluice-demo-"); err != nil {
-		return nil, err
-	}
-	// Programs of other users, which sidecars are, look for files in it.
-	if err := os.Chmod(w.dir, 0o755); err != nil {
-		return nil, err
-	}
 	if err := os.CopyFS(w.manifests(), manifests); err != nil {
 		return nil, err
 	}
@@ -159,7 +154,8 @@ func (w *world) close() {
 	if w.lab != nil {
 		w.lab.Close()
 	}
-	if w.dir != "" {
-		_ = os.RemoveAll(w.dir)
+	for _, unbind := range w.bound {
+		_ = unbind()
 	}
+	_ = os.RemoveAll(w.dir)
 }

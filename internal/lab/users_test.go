@@ -1,6 +1,9 @@
 package lab
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -41,4 +44,23 @@ func FuzzParseGrant(f *testing.F) {
 			t.Errorf("%v, %v", got, ok)
 		}
 	})
+}
+
+func TestChoose(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	link := filepath.Join(dir, "link")
+	if err := errors.Join(os.Mkdir(a, 0o755), os.Mkdir(b, 0o755),
+		os.WriteFile(filepath.Join(a, "program"), nil, 0o755), os.Symlink(filepath.Join(a, "program"), link)); err != nil {
+		t.Fatal(err)
+	}
+	from := []string{filepath.Join(dir, "missing"), a, b}
+	for keep, want := range map[string]string{filepath.Join(a, "program"): b, link: b, dir: a} {
+		if got, err := choose(from, []string{keep}); err != nil || got != want {
+			t.Errorf("%s: %q, %v", keep, got, err)
+		}
+	}
+	if got, err := choose(from[:2], []string{link}); err == nil {
+		t.Errorf("%q covers a program", got)
+	}
 }
