@@ -6,6 +6,10 @@ LINT    := $(CACHE)/golangci-lint-$(shell sed -n 's,.*golangci-lint/v2 ,,p' hack
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
+# One way of building for the binary and the tests: both find the other's work
+# in the cache, and the binary runs in an empty image.
+export CGO_ENABLED := 0
+
 .DEFAULT_GOAL := help
 .PHONY: help build demo test check lint vet race generated bench envoy e2e
 
@@ -14,7 +18,7 @@ help: ## print this help
 
 build: ## build bin/sluice
 	@echo "building bin/sluice"
-	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
+	@$(GO) build -ldflags '$(LDFLAGS)' -o bin/sluice ./cmd/sluice
 
 demo: build envoy ## show everything on two nodes made of network namespaces; needs no cluster
 	@hack/needs dig:bind9-dnsutils
