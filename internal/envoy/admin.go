@@ -54,15 +54,15 @@ func (a *Admin) do(ctx context.Context, method, path string) ([]byte, error) {
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("Envoy's admin interface: %w", err)
+		return nil, fmt.Errorf("admin interface of Envoy: %w", err)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return nil, fmt.Errorf("Envoy's admin interface: %w", err)
+		return nil, fmt.Errorf("admin interface of Envoy: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return body, fmt.Errorf("Envoy's admin interface: %s: %s: %s", path, resp.Status, strings.TrimSpace(string(body)))
+		return body, fmt.Errorf("admin interface of Envoy: %s: %s: %s", path, resp.Status, strings.TrimSpace(string(body)))
 	}
 	return body, nil
 }
@@ -89,7 +89,7 @@ func (a *Admin) Connections(ctx context.Context) (int, error) {
 		}
 		n, err := strconv.Atoi(value)
 		if err != nil {
-			return 0, fmt.Errorf("Envoy's statistics: %q: %w", line, err)
+			return 0, fmt.Errorf("statistics of Envoy: %q: %w", line, err)
 		}
 		sum += n
 	}

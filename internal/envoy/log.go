@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // logFormat makes Envoy write one line a message: level, logger, message with
@@ -30,6 +31,10 @@ const tailLines = 12
 // logWriter forwards Envoy's standard error to a logger, line by line.
 type logWriter struct {
 	log *slog.Logger
+
+	// ending says that Envoy was told to end. That its streams then close is
+	// no cause for warnings.
+	ending atomic.Bool
 
 	mu   sync.Mutex
 	part []byte
@@ -58,6 +63,9 @@ func (w *logWriter) line(line string) {
 		return
 	}
 	level, logger, msg := parseLine(line)
+	if w.ending.Load() && level == slog.LevelWarn {
+		level = slog.LevelDebug
+	}
 	w.log.LogAttrs(context.Background(), level, msg, slog.String("logger", logger))
 	if level < slog.LevelWarn {
 		return

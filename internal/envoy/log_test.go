@@ -35,6 +35,12 @@ level=WARN msg="libc++: abort" logger=stderr
 	if got, want := w.lastWords(), `gRPC config stream closed; error: a\nb; libc++: abort`; got != want {
 		t.Errorf("last words %q, want %q", got, want)
 	}
+	out.Reset()
+	w.ending.Store(true)
+	w.line("warning\tmain\tcaught ENVOY_SIGTERM")
+	if out.Len() > 0 {
+		t.Errorf("the end that was asked for warns: %s", &out)
+	}
 	for range 3 * tailLines {
 		w.line("error\tmain\tagain")
 	}

@@ -208,6 +208,7 @@ func (p *Process) runOnce(ctx context.Context) error {
 		return p.ended(r.started, r.err, logs)
 	case <-ctx.Done():
 	}
+	logs.ending.Store(true)
 	exited := make(chan struct{})
 	go func() { <-done; close(exited) }()
 	p.stop(cmd.Process, exited)

@@ -170,21 +170,19 @@ func TestOtherUser(t *testing.T) {
 		t.Skip("only root can run Envoy as another user")
 	}
 	const uid = 1337
-	closed := t.TempDir()
+	closed := filepath.Join(t.TempDir(), "closed")
+	if err := os.Mkdir(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	link := filepath.Join(closed, "envoy")
 	if err := os.Symlink(envoytest.Path(t), link); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(closed, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	dir, err := os.MkdirTemp("", "envoy")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	if err := os.Chown(dir, uid, uid); err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	for _, open := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chown(open, uid, uid); err != nil {
+			t.Fatal(err)
+		}
 	}
 	admin := filepath.Join(dir, "admin")
 	t.Setenv("PATH", closed)

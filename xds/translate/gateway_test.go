@@ -1,10 +1,15 @@
 package translate_test
 
 import (
+	"bufio"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/sluicenet/sluice/route"
 )
@@ -96,5 +101,52 @@ func TestHosts(t *testing.T) {
 		if got.heard.Backend != backend {
 			t.Errorf("other listener, host %q: %d by %q, want %q", host, got.code, got.heard.Backend, backend)
 		}
+	}
+}
+
+// TestUpgrade opens a WebSocket, as far as its handshake and an echo.
+func TestUpgrade(t *testing.T) {
+	c := newControl(t)
+	port := freePort(t)
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "websocket" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		conn, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer func() { _ = conn.Close() }()
+		_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		_ = rw.Flush()
+		_, _ = io.Copy(conn, rw)
+	}))
+	t.Cleanup(backend.Close)
+	c.publish(append(clusterOf(gateways, "ws", route.HTTP, netip.MustParseAddrPort(backend.Listener.Addr().String())),
+		route.Set(gateways, &route.Listener{Name: "web", Gateway: &route.GatewayListener{
+			Addresses: loopback, Port: port, Protocol: route.HTTP, Space: "web",
+		}}),
+		route.Set(gateways, &route.Host{Space: "web", Name: "ws.example.com", Rules: []route.Rule{to("all", "ws")}}),
+	)...)
+	c.gateway()
+	c.acked(gateways)
+
+	conn, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: ws.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	_, _ = io.WriteString(conn, "hello\n")
+	if line, err := r.ReadString('\n'); line != "hello\n" {
+		t.Errorf("%q comes back, %v", line, err)
 	}
 }

@@ -10,9 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -32,7 +30,7 @@ import (
 // control is a control plane that publishes what it is given.
 type control struct {
 	t          *testing.T
-	dir        string // for sockets: their paths have to be short
+	dir        string // of sockets
 	socket     string
 	server     *delta.Server
 	translator *translate.Translator
@@ -41,11 +39,7 @@ type control struct {
 
 func newControl(t *testing.T) *control {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	c := &control{t: t, dir: dir, socket: filepath.Join(dir, "xds"), translator: translate.New()}
 	c.server = delta.NewServer(delta.Options{
 		Authorize: func(_ context.Context, node *core.Node) ([]string, error) {
@@ -256,8 +250,6 @@ func to(name string, clusters ...string) route.Rule {
 	}
 	return r
 }
-
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // replaceHost puts a host in the place of HOST.
 func replaceHost(s, host string) string { return strings.ReplaceAll(s, "HOST", host) }

@@ -90,7 +90,7 @@ func (c *control) sidecar(pod *lab.Pod, ca *authority) *envoy.Process {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for _, path := range []string{c.dir, c.socket, socket} {
+	for _, path := range []string{filepath.Dir(c.dir), c.dir, c.socket, socket} {
 		if err := os.Chmod(path, 0o777); err != nil {
 			c.t.Fatal(err)
 		}
@@ -162,7 +162,7 @@ func startMesh(t *testing.T) *mesh {
 	m.publish(m.plan()...)
 	m.sidecar(m.client, m.ca)
 	m.sidecar(m.server, m.ca)
-	m.acked(route.MeshGroup, route.WorkloadGroup("default", "client"), route.WorkloadGroup("default", "server"))
+	m.acked(route.MeshGroup, route.NamespaceGroup("default"), route.WorkloadGroup("default", "client"), route.WorkloadGroup("default", "server"))
 	return m
 }
 

@@ -41,11 +41,10 @@ func Start(t testing.TB, opt envoy.Options) *envoy.Process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	ctx := t.Context() // done before the first clean-up
 	go func() { done <- p.Run(ctx) }()
 	t.Cleanup(func() {
-		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("running Envoy: %v", err)
 		}
