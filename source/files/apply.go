@@ -55,7 +55,12 @@ func (s *Source) note(b *batch, ev event, now time.Time) {
 		case info.Mode()&os.ModeSymlink != 0: // of a file or of a folder
 			b.everything(now)
 		case !isManifest(ev.name) || !info.Mode().IsRegular():
-		case ev.mask&unix.IN_MOVED_TO != 0 || links(info) > 1: // moved, or a hard link: complete
+		case ev.mask&unix.IN_MOVED_TO != 0:
+			b.ready(path, now)
+			if s.moved.path != "" && s.moved.id == ev.move {
+				b.ready(s.moved.path, now) // it is known where the file went
+			}
+		case links(info) > 1: // a hard link is complete
 			b.ready(path, now)
 		default:
 			b.writing(path, now)
@@ -67,6 +72,9 @@ func (s *Source) note(b *batch, ev event, now time.Time) {
 		b.writing(path, now)
 	case ev.mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0:
 		b.removed(path, now)
+		if ev.mask&unix.IN_MOVED_FROM != 0 {
+			s.moved = move{ev.move, path}
+		}
 	case ev.mask&unix.IN_ATTRIB != 0 && !b.busy(path): // it may be readable now
 		b.ready(path, now)
 	}

@@ -72,11 +72,18 @@ type Source struct {
 	dirs     map[string]bool
 	second   map[string]bool // files that are looked at again because they broke
 	loaded   bool
+	moved    move
 
 	mu       sync.Mutex                     // guards following
 	byFile   map[string][]source.Problem    // of files and of documents without a usable name
 	byObject map[model.Key][]source.Problem // of objects
 	unread   []source.Problem               // of the directory
+}
+
+// move is a file that was moved away last.
+type move struct {
+	id   uint32
+	path string
 }
 
 // New returns a source; Run starts it.

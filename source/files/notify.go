@@ -30,6 +30,7 @@ type event struct {
 	dir  string // as given to watch; empty if events were lost
 	name string // empty if it is the directory itself
 	mask uint32
+	move uint32 // the same in both events of a move
 }
 
 const notifyMask = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_CLOSE_WRITE | unix.IN_ATTRIB |
@@ -138,6 +139,7 @@ func (n *notifier) parse(buf []byte) []event {
 	for len(buf) >= unix.SizeofInotifyEvent {
 		wd := int32(binary.NativeEndian.Uint32(buf))
 		mask := binary.NativeEndian.Uint32(buf[4:])
+		move := binary.NativeEndian.Uint32(buf[8:])
 		length := int(binary.NativeEndian.Uint32(buf[12:]))
 		end := unix.SizeofInotifyEvent + length
 		if end > len(buf) {
@@ -154,10 +156,10 @@ func (n *notifier) parse(buf []byte) []event {
 			delete(n.dirs, wd)
 			delete(n.wds, dir)
 		default:
-			out = append(out, event{dir: filepath.Clean(dir), name: name, mask: mask})
+			out = append(out, event{dir: filepath.Clean(dir), name: name, mask: mask, move: move})
 			for other, first := range n.alias {
 				if first == dir {
-					out = append(out, event{dir: other, name: name, mask: mask})
+					out = append(out, event{dir: other, name: name, mask: mask, move: move})
 				}
 			}
 		}
