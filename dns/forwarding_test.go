@@ -242,18 +242,19 @@ func TestMistakeIsOnTheObject(t *testing.T) {
 
 // TestDrain ends a server while a query waits for an upstream: it is answered.
 func TestDrain(t *testing.T) {
-	asked, release := make(chan struct{}), make(chan struct{})
-	upstream := dnstest.NewUpstream(t, func(q *dns.Msg, _ bool) *dns.Msg {
-		if q.Question[0].Name == "late.example.com." {
-			close(asked)
-			<-release
-		}
-		return dnstest.Reply(q, dns.RcodeSuccess, "late.example.com. 60 IN A 192.0.2.7")
-	})
 	for _, network := range []string{"udp", "tcp"} {
-		asked, release = make(chan struct{}), make(chan struct{})
-		s, err := sluicedns.New(sluicedns.Options{Store: dnstest.Cluster(), Listen: []netip.AddrPort{loopback},
-			Upstreams: []netip.AddrPort{upstream.Addr}, Log: slog.New(slog.DiscardHandler)})
+		asked, release := make(chan struct{}), make(chan struct{})
+		upstream := dnstest.NewUpstream(t, func(q *dns.Msg, _ bool) *dns.Msg {
+			if q.Question[0].Name == "late.example.com." {
+				close(asked)
+				<-release
+			}
+			return dnstest.Reply(q, dns.RcodeSuccess, "late.example.com. 60 IN A 192.0.2.7")
+		})
+		s, err := sluicedns.New(sluicedns.Options{
+			Store: dnstest.Cluster(), Listen: []netip.AddrPort{loopback},
+			Upstreams: []netip.AddrPort{upstream.Addr}, Log: slog.New(slog.DiscardHandler),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
