@@ -53,7 +53,7 @@ func check(path string) []finding {
 		what += " (" + found + ")"
 	}
 	return []finding{
-		{"nftables, for the service proxy", engine.Probe(engine.Options{})},
+		{"nftables, for the service proxy", engine.Probe()},
 		{"no other service proxy", otherProxy()},
 		{what, err},
 	}

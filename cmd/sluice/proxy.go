@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/conntrack"
 	"github.com/sluicenet/sluice/proxy/nftables"
 )
 
@@ -43,7 +44,7 @@ func (p *process) proxy() error {
 			Planner: proxy.NewPlanner(proxy.Config{
 				Node: p.conf.NodeName, ClusterCIDRs: c.ClusterCIDRs, NodePortAddresses: c.NodePortAddresses, MasqueradeAll: c.MasqueradeAll,
 			}),
-			Engine: engine, Status: p.board, Metrics: metrics, Log: p.log,
+			Engine: engine, Flows: conntrack.New(), Status: p.board, Metrics: metrics, Log: p.log,
 			Applied: func(plan *proxy.Plan) { current.Store(plan) },
 		}), engine.Close())
 	})
