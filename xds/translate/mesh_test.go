@@ -231,7 +231,7 @@ func (m *mesh) plan() []route.Change {
 	cluster(route.TCPClusterName(netip.AddrPortFrom(dbVIP, 80)), route.TCP, mtls, at(m.server, 5433, true))
 	return append(out,
 		route.Set(route.MeshGroup, &route.Listener{Name: "outbound", Outbound: &route.Outbound{
-			Port: 15001, HTTPPorts: []uint16{80, 8080}, Space: "mesh", ServiceRanges: services,
+			Port: 15001, HTTPPorts: []uint16{80, 8080, 8443}, Space: "mesh", ServiceRanges: services,
 			TCPServices: []netip.AddrPort{netip.AddrPortFrom(dbVIP, 80)},
 		}}),
 		route.Set(route.WorkloadGroup("default", "server"), &route.Listener{Name: "inbound", Inbound: &route.Inbound{
@@ -348,6 +348,7 @@ func (m *mesh) testTCP(t *testing.T) {
 			t.Errorf("%s: %q answers, want %q", tc.name, got, tc.want)
 		}
 	}
+	m.ownTLS(t, m.plain, m.client)
 }
 
 // testInbound connects to the server from outside of the mesh.
@@ -410,26 +411,35 @@ func (m *mesh) testInbound(t *testing.T) {
 	}
 
 	// The application's own TLS passes as it is.
-	cert, key := stranger.leaf("app.example.com")
+	m.ownTLS(t, m.server, m.plain)
+}
+
+// ownTLS speaks TLS of an application from one Pod to another, on a port that
+// is HTTP elsewhere, and offers HTTP in it.
+func (m *mesh) ownTLS(t *testing.T, server, client *lab.Pod) {
+	t.Helper()
+	ca := newAuthority(t)
+	cert, key := ca.leaf("app.example.com")
 	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ln, err := m.server.Listen("tcp", "[::]:8443")
+	ln, err := server.Listen("tcp", "[::]:8443")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = ln.Close() })
-	go speak(tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{pair}}), "own TLS")
-	raw, err := from("tcp", to(8443))
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn := tls.Client(raw, &tls.Config{RootCAs: stranger.pool(), ServerName: "app.example.com"})
-	defer func() { _ = conn.Close() }()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	if said, err := io.ReadAll(conn); string(said) != "own TLS" {
-		t.Errorf("the application's own TLS: %q, %v", said, err)
+	defer func() { _ = ln.Close() }()
+	protocols := []string{"h2", "http/1.1"}
+	go speak(tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: protocols}), "own TLS")
+	got := listen(t, func(network, addr string) (net.Conn, error) {
+		raw, err := dialer(client)(network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return tls.Client(raw, &tls.Config{RootCAs: ca.pool(), ServerName: "app.example.com", NextProtos: protocols}), nil
+	}, netip.AddrPortFrom(server.IPv4(), 8443).String())
+	if got != "own TLS" {
+		t.Errorf("the application's own TLS from %s to %s: %q comes back", client.Name(), server.Name(), got)
 	}
 }
 

@@ -80,10 +80,12 @@ func outboundHTTP(name string, port uint16, o *route.Outbound) (delta.Resource, 
 		return []*listenerv3.Filter{p.http(sidecar(p.hosts("outbound", space)))}
 	}
 	out := &listenerv3.Listener{
-		Name:                             fmt.Sprintf("%s/%d", name, port),
-		TrafficDirection:                 corev3.TrafficDirection_OUTBOUND,
-		BindToPort:                       wrapperspb.Bool(false),
-		ListenerFilters:                  []*listenerv3.ListenerFilter{p.tlsInspector(), p.httpInspector()},
+		Name:             fmt.Sprintf("%s/%d", name, port),
+		TrafficDirection: corev3.TrafficDirection_OUTBOUND,
+		BindToPort:       wrapperspb.Bool(false),
+		// No inspector of TLS: what a client offers inside its own TLS would
+		// be taken for what it speaks here.
+		ListenerFilters:                  []*listenerv3.ListenerFilter{p.httpInspector()},
 		ListenerFiltersTimeout:           durationpb.New(inspectTime),
 		ContinueOnListenerFiltersTimeout: true,
 		FilterChains: []*listenerv3.FilterChain{{
