@@ -162,7 +162,7 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 func appendRotated(r *wire.Reply, a zone.Answer, typ uint16, owner int) {
 	first := 0
 	if a.Count > 1 && (typ == wire.TypeA || typ == wire.TypeAAAA) {
-		first = rand.IntN(a.Count) * wire.PackedLen(a.Records) //nolint:gosec // only spreads load
+		first = rand.IntN(a.Count) * wire.PackedLen(a.Records)
 	}
 	r.Answer(a.Records[first:], owner)
 	if first > 0 && !r.Truncated() {

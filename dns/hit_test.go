@@ -126,7 +126,7 @@ func TestBatchesDoNotAllocate(t *testing.T) {
 	}
 	w := &worker{counters: &counters{}}
 	msg, buf := query(hitCases[0].name, wire.TypeA, true, false), make([]byte, 4096)
-	work := context.Background()
+	work := t.Context()
 	if allocs := testing.AllocsPerRun(100, func() {
 		for range 3 {
 			if _, err := client.Write(msg); err != nil {
@@ -171,7 +171,7 @@ func BenchmarkAnswer(b *testing.B) {
 // under way. It counts the time of both ends, and of the kernel between them.
 func BenchmarkUDP(b *testing.B) {
 	s := newServer(b)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	defer func() {

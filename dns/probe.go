@@ -30,7 +30,7 @@ type probes struct {
 func (p *probes) begin() (name []byte, back chan struct{}) {
 	var random [16]byte
 	for i := range random {
-		random[i] = byte(rand.Uint32()) //nolint:gosec // math/rand/v2's global source is ChaCha8, seeded by the kernel
+		random[i] = byte(rand.Uint32())
 	}
 	name = append(wire.AppendLabel(nil, hex.EncodeToString(random[:])), "\x0csluice-probe\x00"...)
 	back = make(chan struct{})

@@ -136,7 +136,7 @@ func (s *Server) follow(ctx context.Context) error {
 	for {
 		update, err := w.Next(ctx)
 		if err != nil {
-			return nil //nolint:nilerr // only the context ends it
+			return nil // only the context ends it
 		}
 		old := s.zone.Load()
 		z, findings := s.planner.Update(update)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"io"
 	"net"
 	"sync"
@@ -30,9 +29,8 @@ func (s *Server) serveTCP(ctx, work context.Context, l *net.TCPListener, conns *
 			}
 			return nil
 		}
-		var temporary net.Error
 		switch {
-		case errors.As(err, &temporary) && temporary.Timeout(), isExhausted(err):
+		case isExhausted(err):
 			time.Sleep(10 * time.Millisecond) // until another connection has ended
 			continue
 		case err != nil:

@@ -261,8 +261,7 @@ func TestResolvConf(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := write("resolv.conf", c.text)
 			got, err := fromResolvConf(path, c.behind, self)
-			var loop *LoopError
-			if errors.As(err, &loop) != (c.loop != "") || c.loop != "" && !strings.Contains(err.Error(), c.loop) || c.loop == "" && err != nil {
+			if _, isLoop := errors.AsType[*LoopError](err); isLoop != (c.loop != "") || c.loop != "" && !strings.Contains(err.Error(), c.loop) || c.loop == "" && err != nil {
 				t.Fatalf("error %v, want a loop of %q", err, c.loop)
 			}
 			var texts []string

@@ -109,7 +109,7 @@ func (u *upstream) udp(ctx context.Context, q Question, edns bool) (*wire.Respon
 	}
 	defer closeQuietly(conn)
 	defer unblock(ctx, conn)()
-	id := uint16(rand.Uint32()) //nolint:gosec // math/rand/v2's global source is ChaCha8, seeded by the kernel
+	id := uint16(rand.Uint32()) // ChaCha8, seeded by the kernel
 	if _, err := conn.Write(q.append(nil, id, edns)); err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func (u *upstream) tcp(ctx context.Context, q Question) (*wire.Response, error) 
 }
 
 func exchangeTCP(conn net.Conn, q Question) (*wire.Response, error) {
-	id := uint16(rand.Uint32()) //nolint:gosec // see udp
+	id := uint16(rand.Uint32())
 	msg := q.append(make([]byte, 2, 512), id, true)
 	binary.BigEndian.PutUint16(msg, uint16(len(msg)-2))
 	if _, err := conn.Write(msg); err != nil {
@@ -242,8 +242,7 @@ func contextError(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	var ne net.Error
-	if errors.As(err, &ne) && ne.Timeout() {
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 		return fmt.Errorf("%w: %w", context.DeadlineExceeded, err)
 	}
 	return err
