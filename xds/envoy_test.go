@@ -229,3 +229,35 @@ func TestServerRestart(t *testing.T) {
 		t.Errorf("%v resources were sent again", n)
 	}
 }
+
+// A certificate that comes after the listener that asks for it, and goes
+// again, does not hold up anything else.
+func TestSecretComesLater(t *testing.T) {
+	c := newControl(t)
+	port, tls := freePort(t), freePort(t)
+	addr := backend(t, "b")
+	secure := route.Set(gw, &route.Listener{Name: "tls", Gateway: &route.GatewayListener{
+		Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Port: tls, Protocol: route.HTTPS,
+		Chains: []route.TLSChain{{Name: "c", ServerNames: []string{"a.test"}, Secrets: []string{"default/cert"}, Space: "tls"}},
+	}})
+	c.Publish([]route.Change{secure, listener("l", port), cluster("a", 0), endpoints("a", addr), host("a.test", "a"),
+		route.Set(gw, &route.Host{Space: "tls", Name: "a.test", Rules: []route.Rule{{Name: "r", Backends: []route.Backend{{Cluster: "a", Weight: 1}}}}})})
+	c.start()
+	p := c.envoy()
+	serves(t, port, "a.test", "b")
+	cert, roots := certificate(t, "a.test")
+	c.Publish([]route.Change{route.Set(gw, cert)})
+	c.current()
+	servesTLS(t, tls, "a.test", roots, "b")
+	for i := range 5 {
+		c.Publish([]route.Change{endpoints("a", backend(t, fmt.Sprint(i)))})
+		c.current()
+		servesTLS(t, tls, "a.test", roots, fmt.Sprint(i))
+	}
+	if n := stat(t, p, "listener_manager.listener_create_failure"); n != 0 {
+		t.Errorf("%d listeners failed", n)
+	}
+	if n := c.sum("sluice_xds_rejections_total"); n != 0 {
+		t.Errorf("%v responses were refused: %+v", n, c.Proxies())
+	}
+}

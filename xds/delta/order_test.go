@@ -251,8 +251,38 @@ func TestRemovedWhileNeeded(t *testing.T) {
 	l.srv.Apply(join(rm(cluster("a")), rm(endpoints("a"))))
 	l.run()
 	l.want("")
+	// Who comes now gets it too, as the route points there.
+	l.p = newFakeProxy(t)
+	l.connect()
+	l.run()
+	if l.p.have[cluster("a")] == nil || l.p.have[scope("ha")] == nil {
+		t.Errorf("a new proxy does not get the last good state:\n%s", l.takeLog())
+	}
+	l.takeLog()
 	l.srv.Apply(join(sc("ha", "2", "b")))
 	l.run()
 	l.want("ScopedRouteConfiguration ha@2", "Cluster -a")
 	l.check()
+}
+
+// Answers in another order than the responses leave the newest in force.
+func TestAnswersOutOfOrder(t *testing.T) {
+	l := start(t)
+	for _, v := range []string{"2", "3"} {
+		l.srv.Apply(join(sc("ha", v, "b")))
+		l.server(false)
+		l.now = l.now.Add(patience)
+	}
+	for l.proxy() {
+	}
+	if len(l.p.out) != 2 {
+		t.Fatalf("%d answers", len(l.p.out))
+	}
+	l.p.out[0], l.p.out[1] = l.p.out[1], l.p.out[0]
+	l.takeLog()
+	l.run()
+	l.want("")
+	if v := l.c.byURL[ScopedRouteType].items["ha"].acked.version; v != "3" {
+		t.Errorf("version %s is taken to be in force", v)
+	}
 }

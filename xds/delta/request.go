@@ -127,7 +127,7 @@ func (c *client) answered(req *discovery.DeltaDiscoveryRequest) {
 	}
 	delete(c.flights, nonce)
 	if req.GetErrorDetail() != nil {
-		c.refused(f, nonce, req.GetErrorDetail().GetMessage())
+		c.refused(f, nonce, strings.TrimSpace(req.GetErrorDetail().GetMessage()))
 		return
 	}
 	c.srv.opts.Observer.Acknowledged(f.typ.url, c.now.Sub(f.at))
@@ -203,7 +203,6 @@ func (c *client) refused(f *flight, nonce uint64, reason string) {
 			}
 			w.maybe = fl.entry
 			w.alone = true
-			w.force = w.want != nil
 		}
 		c.evaluate(it)
 	}
