@@ -265,7 +265,7 @@ func TestRandomWalk(t *testing.T) {
 	s, now := NewStore(), oracle{objects: map[Key]any{}}
 	var history []taken
 	var watchers []*watching
-	for step := range 1500 {
+	for step := range 600 {
 		s.Update(func(tx *Txn) {
 			for range r.IntN(4) {
 				kind, obj := object(r)

@@ -5,6 +5,7 @@ import (
 	stdjson "encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -53,8 +54,7 @@ func (d Document) Decode() ([]Object, []Problem) {
 	nodes, err := parse(d.Text)
 	if err != nil {
 		p := Problem{Line: d.Line, Reason: ReasonParse, Err: err}
-		var syntax *syntaxError
-		if errors.As(err, &syntax) && syntax.line > 0 {
+		if syntax, ok := errors.AsType[*syntaxError](err); ok && syntax.line > 0 {
 			p.Line = dec.offset + syntax.line
 		}
 		return nil, []Problem{p}
@@ -132,12 +132,7 @@ func (d *decoder) document(root *yaml.Node, depth int) {
 func lookup(group, version, name string) (kind *Kind, versionOK bool) {
 	for _, k := range kinds {
 		if k.Group == group && k.Name == name {
-			for _, v := range k.Versions {
-				if v == version {
-					return k, true
-				}
-			}
-			return k, false
+			return k, slices.Contains(k.Versions, version)
 		}
 	}
 	return nil, false
@@ -190,8 +185,7 @@ func (d *decoder) object(kind *Kind, root *yaml.Node, problem Problem) {
 func unmarshal(root *yaml.Node, into runtime.Object) []FieldError {
 	var w jsonWriter
 	if err := w.write(root, 0); err != nil {
-		var bad *nodeError
-		if errors.As(err, &bad) {
+		if bad, ok := errors.AsType[*nodeError](err); ok {
 			path, _ := pathOf(root, bad.node)
 			return []FieldError{{Field: path, Found: bad.msg}}
 		}
@@ -207,8 +201,7 @@ func unmarshal(root *yaml.Node, into runtime.Object) []FieldError {
 	var out []FieldError
 	for _, e := range strict {
 		fe := FieldError{Found: e.Error()}
-		var at json.FieldError
-		if errors.As(e, &at) {
+		if at, ok := errors.AsType[json.FieldError](e); ok {
 			fe = FieldError{Field: at.FieldPath(), Found: "unknown field"}
 			if strings.Contains(e.Error(), "duplicate field") {
 				fe.Found = "is there twice"
@@ -223,9 +216,8 @@ func unmarshal(root *yaml.Node, into runtime.Object) []FieldError {
 // tells an offset in a type that it keeps to itself; the standard decoder finds
 // the same one.
 func typeError(w *jsonWriter, root *yaml.Node, into runtime.Object, err error) FieldError {
-	var bad *stdjson.UnmarshalTypeError
 	scratch := into.DeepCopyObject()
-	if e := stdjson.Unmarshal(w.buf.Bytes(), scratch); errors.As(e, &bad) && bad.Struct != "" {
+	if bad, ok := errors.AsType[*stdjson.UnmarshalTypeError](stdjson.Unmarshal(w.buf.Bytes(), scratch)); ok && bad.Struct != "" {
 		if n := w.nodeAt(bad.Offset); n != nil {
 			if path, ok := pathOf(root, n); ok {
 				found := bad.Value

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -236,10 +237,10 @@ func (w *jsonWriter) scalar(n *yaml.Node) error {
 	case "!!str", "!!timestamp":
 		switch {
 		case !plain || n.Style&yaml.TaggedStyle != 0:
-		case isOneOf(n.Value, "y", "Y", "yes", "Yes", "YES", "on", "On", "ON"):
+		case slices.Contains(yamlTrue, n.Value):
 			w.buf.WriteString("true")
 			return nil
-		case isOneOf(n.Value, "n", "N", "no", "No", "NO", "off", "Off", "OFF"):
+		case slices.Contains(yamlFalse, n.Value):
 			w.buf.WriteString("false")
 			return nil
 		}
@@ -250,14 +251,11 @@ func (w *jsonWriter) scalar(n *yaml.Node) error {
 	return nil
 }
 
-func isOneOf(s string, words ...string) bool {
-	for _, w := range words {
-		if s == w {
-			return true
-		}
-	}
-	return false
-}
+// The booleans of YAML 1.1 that are strings in YAML 1.2.
+var (
+	yamlTrue  = []string{"y", "Y", "yes", "Yes", "YES", "on", "On", "ON"}
+	yamlFalse = []string{"n", "N", "no", "No", "NO", "off", "Off", "OFF"}
+)
 
 func (w *jsonWriter) number(n *yaml.Node) error {
 	if i, err := strconv.ParseInt(n.Value, 10, 64); err == nil && strconv.FormatInt(i, 10) == n.Value {

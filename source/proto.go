@@ -2,8 +2,9 @@ package source
 
 import (
 	"encoding/json"
+	"maps"
 	"reflect"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -51,12 +52,7 @@ func walkProto(v any, d protoreflect.MessageDescriptor, at string, mistake func(
 	if !ok || d == nil || d.FullName().Parent() == "google.protobuf" {
 		return // a scalar, or a type with a JSON form of its own
 	}
-	names := make([]string, 0, len(fields))
-	for name := range fields {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		field := d.Fields().ByJSONName(name)
 		if field == nil {
 			field = d.Fields().ByName(protoreflect.Name(name))
@@ -70,8 +66,8 @@ func walkProto(v any, d protoreflect.MessageDescriptor, at string, mistake func(
 			if !ok {
 				continue
 			}
-			for key, value := range values {
-				walkProto(value, field.MapValue().Message(), join(path, key), mistake)
+			for _, key := range slices.Sorted(maps.Keys(values)) {
+				walkProto(values[key], field.MapValue().Message(), join(path, key), mistake)
 			}
 		case field.IsList():
 			items, ok := fields[name].([]any)

@@ -3,6 +3,7 @@ package files
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -81,7 +82,7 @@ func (n *notifier) add(dir string) (int32, error) {
 		return 0, fmt.Errorf("watch %s: %w", dir, err)
 	}
 	if addErr != nil {
-		if addErr == unix.ENOSPC {
+		if errors.Is(addErr, unix.ENOSPC) {
 			return 0, fmt.Errorf("watch %s: %w (raise sysctl fs.inotify.max_user_watches)", dir, addErr)
 		}
 		return 0, fmt.Errorf("watch %s: %w", dir, addErr)

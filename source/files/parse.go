@@ -35,10 +35,10 @@ type document struct {
 	problems []source.Problem
 }
 
-// errTooLarge says that a file is above the limit.
-type errTooLarge struct{ size, limit int64 }
+// tooLargeError says that a file is above the limit.
+type tooLargeError struct{ size, limit int64 }
 
-func (e *errTooLarge) Error() string {
+func (e *tooLargeError) Error() string {
 	return fmt.Sprintf("is larger than the limit of %d bytes; split it into several files", e.limit)
 }
 
@@ -59,8 +59,7 @@ func (r *reader) read(path string, old *file) (*file, stamp) {
 	f := &file{path: path}
 	if err != nil {
 		reason := source.ReasonUnread
-		var large *errTooLarge
-		if errors.As(err, &large) {
+		if _, large := errors.AsType[*tooLargeError](err); large {
 			reason = source.ReasonTooLarge
 		}
 		f.broken = &source.Problem{File: path, Reason: reason, Err: err}
@@ -94,14 +93,14 @@ func (r *reader) text(path string) ([]byte, stamp, error) {
 		return nil, stamp{}, fmt.Errorf("read: %w", err)
 	}
 	if info.Size() > r.limit {
-		return nil, stampOf(info), &errTooLarge{info.Size(), r.limit}
+		return nil, stampOf(info), &tooLargeError{info.Size(), r.limit}
 	}
 	text, err := io.ReadAll(io.LimitReader(in, r.limit+1))
 	if err != nil {
 		return nil, stampOf(info), fmt.Errorf("read: %w", err)
 	}
 	if int64(len(text)) > r.limit { // it grew meanwhile
-		return nil, stampOf(info), &errTooLarge{int64(len(text)), r.limit}
+		return nil, stampOf(info), &tooLargeError{int64(len(text)), r.limit}
 	}
 	return text, stampOf(info), nil
 }
