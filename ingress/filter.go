@@ -67,16 +67,12 @@ func compileBackendFilters(filters []gatewayv1.HTTPRouteFilter, b *route.Backend
 
 func parseHeaderEdits(f *gatewayv1.HTTPHeaderFilter) (route.HeaderEdits, error) {
 	var e route.HeaderEdits
-	for list, to := range map[*[]gatewayv1.HTTPHeader]*[]route.Header{&f.Set: &e.Set, &f.Add: &e.Add} {
-		for _, h := range *list {
-			if err := checkEdit(string(h.Name)); err != nil {
-				return e, err
-			}
-			if err := checkHeaderValue(h.Value); err != nil {
-				return e, fmt.Errorf("%s: %w", h.Name, err)
-			}
-			*to = append(*to, route.Header{Name: string(h.Name), Value: h.Value})
-		}
+	var err error
+	if e.Set, err = parseHeaders(f.Set); err != nil {
+		return e, err
+	}
+	if e.Add, err = parseHeaders(f.Add); err != nil {
+		return e, err
 	}
 	for _, name := range f.Remove {
 		if err := checkEdit(name); err != nil {
@@ -85,6 +81,20 @@ func parseHeaderEdits(f *gatewayv1.HTTPHeaderFilter) (route.HeaderEdits, error) 
 		e.Remove = append(e.Remove, name)
 	}
 	return e, nil
+}
+
+func parseHeaders(headers []gatewayv1.HTTPHeader) ([]route.Header, error) {
+	var out []route.Header
+	for _, h := range headers {
+		if err := checkEdit(string(h.Name)); err != nil {
+			return nil, err
+		}
+		if err := checkHeaderValue(h.Value); err != nil {
+			return nil, fmt.Errorf("%s: %w", h.Name, err)
+		}
+		out = append(out, route.Header{Name: string(h.Name), Value: h.Value})
+	}
+	return out, nil
 }
 
 // checkEdit refuses the headers that a proxy must not let a filter write.

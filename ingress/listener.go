@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -155,8 +156,9 @@ func (p *Planner) parseTLS(gw *gatewayv1.Gateway, spec *gatewayv1.Listener, l *l
 	if m := spec.TLS.Mode; m != nil && *m != "" && *m != gatewayv1.TLSModeTerminate {
 		l.notAccepted = problemf(gatewayv1.ListenerReasonUnsupportedValue, "tls.mode %q is not possible with HTTPS; Terminate is", *m)
 	}
-	for option := range spec.TLS.Options {
-		l.notAccepted = problemf(gatewayv1.ListenerReasonUnsupportedValue, "tls.options: %q is not known", option)
+	if len(spec.TLS.Options) > 0 {
+		l.notAccepted = problemf(gatewayv1.ListenerReasonUnsupportedValue,
+			"tls.options: %q is not known", slices.Sorted(maps.Keys(spec.TLS.Options))[0])
 	}
 	for i := range spec.TLS.CertificateRefs {
 		cert, bad := p.resolveCertificate(gw, &spec.TLS.CertificateRefs[i], seen)
