@@ -191,7 +191,7 @@ type Action uint8
 
 // The actions.
 const (
-	Reject    Action = iota // answered with ICMP port unreachable: nobody has an endpoint
+	Reject    Action = iota // refused at once: nobody has an endpoint
 	Drop                    // left unanswered, for the client to try again: other nodes have endpoints
 	ToCluster               // to one of Port.Cluster
 	ToLocal                 // to one of Port.Local

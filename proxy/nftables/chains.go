@@ -16,6 +16,10 @@ import (
 // backends; those of the Cluster policy start at 0.
 const localSlots = 1 << 15
 
+// maxSticky bounds how many slots of a Service with affinity are remembered, and
+// with it the size of a chain. Clients of further ones go anywhere each time.
+const maxSticky = 1024
+
 // target is where connections go: an action, and among how many slots.
 type target struct {
 	action proxy.Action
@@ -169,7 +173,7 @@ func (r rules) balance(c chainSpec, t target) []rule {
 	// see the comment at specs.
 	var out []rule
 	all := t.span()
-	for i := range all.count {
+	for i := range min(all.count, maxSticky) {
 		out = append(out, r.choose(choices, span{all.from + i, 1}))
 		known := append(r.member(setAffinity, false), r.remember(unix.NFT_DYNSET_OP_UPDATE, c.affinity)...)
 		out = append(out, append(known, r.translate(backends, span{})...))
@@ -296,13 +300,22 @@ func (r rules) services() []rule {
 	return []rule{r.verdictOf(setServices), append(nodePorts, r.verdictOf(setNodePorts)...)}
 }
 
-// refuse returns the rule that rejects: with ICMP port unreachable.
+// refuse returns the rules that reject: TCP by a reset, because the kernel limits
+// how many ICMP errors a peer gets, to about one a second, and everything else
+// by ICMP port unreachable.
 func (r rules) refuse() []rule {
 	code := uint8(3) // ICMP_PORT_UNREACH
 	if r.family == proxy.IPv6 {
 		code = 4 // ICMPV6_PORT_UNREACH
 	}
-	return []rule{{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code}}}
+	return []rule{
+		{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register(0)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: []byte{byte(proxy.TCP)}},
+			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
+		},
+		{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code}},
+	}
 }
 
 func verdict(kind expr.VerdictKind, chain string) expr.Any {

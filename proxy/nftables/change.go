@@ -62,7 +62,11 @@ func (c *change) commit(ctx context.Context, m *nfnl.Messages) error {
 	for _, k := range c.chains {
 		addChain(m, k.family, k.name, nil)
 	}
+	// A chain's rules change at once. Nothing goes to a new chain yet.
 	for _, k := range c.chains {
+		if err := c.flush(ctx, m); err != nil {
+			return err
+		}
 		if err := setRules(m, k.family, k.name, c.engine.rules(k.family).frontend(c.engine.chains[k].spec)); err != nil {
 			return err
 		}
@@ -73,25 +77,33 @@ func (c *change) commit(ctx context.Context, m *nfnl.Messages) error {
 	first, last := c.phases()
 	for _, ops := range [2][]operation{first, last} {
 		for len(ops) > 0 {
+			if err := c.flush(ctx, m); err != nil {
+				return err
+			}
 			n := 0
-			for size := m.Len(); n < len(ops) && (n == 0 || size < c.engine.sock.Limit()-maxElements); n++ {
+			for size := m.Len(); n < len(ops) && (n == 0 || size < c.engine.budget); n++ {
 				size += ops[n].size()
 			}
 			putOperations(m, ops[:n])
 			ops = ops[n:]
-			if m.Len() < c.engine.sock.Limit()/2 && len(ops) == 0 {
-				continue // the next phase may fit into the same transaction
-			}
-			if err := c.engine.send(ctx, m); err != nil {
-				return err
-			}
-			m.Reset()
-			m.BeginBatch()
 		}
 	}
 	if m.Count() > 1 {
 		return c.engine.send(ctx, m)
 	}
+	return nil
+}
+
+// flush sends what m holds if that is as much as a transaction should have.
+func (c *change) flush(ctx context.Context, m *nfnl.Messages) error {
+	if m.Len() < c.engine.budget {
+		return nil
+	}
+	if err := c.engine.send(ctx, m); err != nil {
+		return err
+	}
+	m.Reset()
+	m.BeginBatch()
 	return nil
 }
 

@@ -29,8 +29,11 @@ type Options struct {
 type Engine struct {
 	mark     uint32
 	log      *slog.Logger
-	sock     *nfnl.Socket
+	sock     kernel
 	families []proxy.Family
+	// budget is how many bytes a transaction should have. It may become
+	// larger by the rules of a chain or one more element.
+	budget int
 
 	// What the kernel has, as far as we made it. It is valid after a
 	// successful Sync, until something fails.
@@ -44,6 +47,15 @@ type Engine struct {
 	rested  time.Time // the last time that something became garbage
 
 	drift drift
+}
+
+// kernel is the netlink socket; [*nfnl.Socket] is one.
+type kernel interface {
+	Commit(m *nfnl.Messages) error
+	Try(m *nfnl.Messages) error
+	Ask(ctx context.Context, m *nfnl.Messages, each func(nfnl.Message)) error
+	Limit() int
+	Close()
 }
 
 type elementKey struct {
@@ -79,7 +91,11 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, unsupported(err)
 	}
-	return &Engine{mark: o.MasqueradeMark, log: o.Log, sock: s}, nil
+	return newEngine(s, o), nil
+}
+
+func newEngine(k kernel, o Options) *Engine {
+	return &Engine{mark: o.MasqueradeMark, log: o.Log, sock: k, budget: k.Limit() / 4}
 }
 
 // Close implements [proxy.Engine].
@@ -100,10 +116,15 @@ func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
 	if err := e.probeFamilies(); err != nil {
 		return err
 	}
+	generation, err := e.generation(ctx)
+	if err != nil {
+		return fmt.Errorf("nftables: %w", unsupported(err))
+	}
 	found, err := e.list(ctx)
 	if err != nil {
 		return err
 	}
+	e.drift = drift{generation: generation, looked: e.drift.looked, took: e.drift.took}
 	e.node = plan.Node
 	e.services = make(map[model.Name]serviceState, plan.Len())
 	e.hairpins = map[elementKey]int{}

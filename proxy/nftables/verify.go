@@ -135,7 +135,6 @@ func (e *Engine) repair(ctx context.Context) (bool, error) {
 			each(s)
 		}
 	}, false)
-	e.drift.foreign = false
 	return true, err
 }
 

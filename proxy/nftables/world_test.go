@@ -81,11 +81,13 @@ func newWorld(t *testing.T, cfg proxy.Config) *world {
 
 func (w *world) newEngine() *Engine {
 	w.t.Helper()
-	e, err := New(Options{NetNS: w.node1.FD(), Log: slog.New(slog.NewTextHandler(testWriter{w.t}, nil))})
+	e, err := New(Options{NetNS: w.node1.FD(), Log: testLog(w.t)})
 	w.must(err)
 	w.t.Cleanup(func() { _ = e.Close() })
 	return e
 }
+
+func testLog(t *testing.T) *slog.Logger { return slog.New(slog.NewTextHandler(testWriter{t}, nil)) }
 
 type testWriter struct{ t *testing.T }
 

@@ -132,3 +132,6 @@ func (m *Messages) At(sequence uint32) (msg Message, ok bool) {
 	}
 	return Message{}, false
 }
+
+// All yields the messages.
+func (m *Messages) All() func(func(Message) bool) { return split(m.buf) }
