@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sluicenet/sluice/mesh"
+	"github.com/sluicenet/sluice/mesh/ca"
 	"github.com/sluicenet/sluice/mesh/inject"
 )
 
@@ -99,6 +100,12 @@ func TestAPI(t *testing.T) {
 	volumes := map[string]bool{}
 	for _, v := range pod.Spec.Volumes {
 		volumes[v.Name] = true
+		if v.ConfigMap != nil && v.ConfigMap.Name != ca.RootsConfigMap {
+			t.Errorf("the roots are in %s, not in %s", ca.RootsConfigMap, v.ConfigMap.Name)
+		}
+		if v.Projected != nil && v.Projected.Sources[0].ServiceAccountToken.Audience != ca.Audience {
+			t.Errorf("the authority takes no token for %s", v.Projected.Sources[0].ServiceAccountToken.Audience)
+		}
 	}
 	for _, m := range c[1].VolumeMounts {
 		if !volumes[m.Name] {

@@ -449,6 +449,30 @@ spec:
 	})
 }
 
+// TestCertificatesEnd lets certificates end while they are used: each was renewed
+// before, and Envoy has taken the new ones without a restart.
+func TestCertificatesEnd(t *testing.T) {
+	const life = 8 * time.Second
+	c := newCluster(t, life)
+	a := c.pod(c.node, "a", "app: a", "frontend", true)
+	b := c.pod(c.node, "b", "app: orders", "orders", true)
+	c.service("orders", "10.96.0.10", b)
+	c.policy("STRICT")
+	c.run()
+	c.mesh(a, "frontend")
+	c.mesh(b, "orders")
+	c.settle(a, b)
+	if got := hello(t, a, "10.96.0.10:9000"); got != "b" {
+		t.Fatalf("%q", got)
+	}
+	for end := time.Now().Add(life + life/4); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		// A connection each, so each proves who it is anew.
+		if got := hello(t, a, "10.96.0.10:9000"); got != "b" {
+			t.Fatalf("%q", got)
+		}
+	}
+}
+
 // hello connects and returns the name of who answers.
 func hello(t *testing.T, from *lab.Pod, to string) string {
 	t.Helper()
