@@ -2,6 +2,7 @@ package xds_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -100,6 +101,15 @@ func (c *control) envoy() *envoy.Process {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	// With all of Envoy's counters, to see what it waited for.
+	var all map[string]any
+	if err := json.Unmarshal(raw, &all); err != nil {
+		c.t.Fatal(err)
+	}
+	delete(all, "statsConfig")
+	if raw, err = json.Marshal(all); err != nil {
+		c.t.Fatal(err)
+	}
 	p := envoytest.Start(c.t, envoy.Options{Admin: admin, Bootstrap: raw})
 	envoytest.Live(c.t, p)
 	return p
@@ -134,21 +144,24 @@ func (c *control) sum(name string) float64 {
 	return total
 }
 
-// stat returns one of Envoy's counters; 0 if there is none.
+// stat returns one of Envoy's counters. There must be one.
 func stat(t *testing.T, p *envoy.Process, name string) int {
 	t.Helper()
 	body, err := p.Admin().Get(t.Context(), "/stats?filter="+regexp.QuoteMeta(name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	total := 0
 	for line := range strings.Lines(string(body)) {
-		if _, v, ok := strings.Cut(strings.TrimSpace(line), ": "); ok {
-			n, _ := strconv.Atoi(v)
-			total += n
+		if key, v, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && key == name {
+			n, err := strconv.Atoi(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
 		}
 	}
-	return total
+	t.Fatalf("Envoy has no counter %s: %s", name, body)
+	return 0
 }
 
 // backend starts a server that answers with its name.

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,6 +51,8 @@ func needsOf(r *discovery.Resource) []Ref {
 // refused response of clusters or listeners but nothing of a refused response
 // of scopes. Every response is checked against what it has.
 type fakeProxy struct {
+	mu sync.Mutex // for those that talk to a server by a stream
+
 	t        *testing.T
 	have     map[Ref]*discovery.Resource
 	version  map[Ref]string // of what it acknowledged

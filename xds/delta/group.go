@@ -141,5 +141,7 @@ func (s *Server) Apply(changes []Change) {
 func (s *Server) Announce(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.moved(s.groupLocked(name))
+	g := s.groupLocked(name)
+	s.moved(g)
+	s.dropEmptyLocked(g)
 }

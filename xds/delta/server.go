@@ -154,6 +154,9 @@ func (s *Server) Serve(stream Stream) error {
 		}
 		return status.Error(codes.PermissionDenied, err.Error())
 	}
+	if len(names) == 0 {
+		return status.Errorf(codes.PermissionDenied, "node %q is in no group", first.GetNode().GetId())
+	}
 	c := s.connect(first.GetNode(), names)
 	defer s.disconnect(c)
 

@@ -76,7 +76,9 @@ func dial(ctx context.Context, t *testing.T, s *Server, hold gate) (*fakeProxy, 
 			case out <- next:
 				p.out = p.out[1:]
 			case r := <-st.out:
+				p.mu.Lock()
 				p.take(r)
+				p.mu.Unlock()
 			case <-ctx.Done():
 				return
 			}
@@ -151,10 +153,17 @@ func TestTimers(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
+		p.mu.Lock()
 		p.warming["elsewhere"] = true
+		p.mu.Unlock()
 		began := time.Now()
 		s.Apply(join(cl("b", "1"), sc("h", "2", "b")))
-		for p.have[scope("h")].Version != "2" {
+		version := func() string {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.have[scope("h")].Version
+		}
+		for version() != "2" {
 			time.Sleep(10 * time.Millisecond)
 			synctest.Wait()
 			if time.Since(began) > time.Minute {
