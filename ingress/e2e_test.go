@@ -51,7 +51,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	run, err := os.MkdirTemp("", "sl")
+	run, err := os.MkdirTemp("", "sl") //nolint:usetesting // its sockets' paths have to be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,8 +160,6 @@ func (w *world) backend(name string) {
 	s := httptest.NewServer(echo.Handler(name))
 	w.t.Cleanup(s.Close)
 	addr := netip.MustParseAddrPort(s.Listener.Addr().String())
-	// An EndpointSlice must not name loopback on a cluster; the planner
-	// does not mind, but the source does.
 	w.write("svc-"+name+".yaml", fmt.Sprintf(`
 apiVersion: v1
 kind: Service

@@ -2,6 +2,7 @@ package ingress
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -105,10 +106,8 @@ func (p *Planner) evaluateIngress(key model.Key, obj *networkingv1.Ingress, clas
 
 func (n *routeNode) note(reason gatewayv1.RouteConditionReason, format string, args ...any) {
 	pr := *problemf(reason, format, args...)
-	for _, had := range n.notes {
-		if had == pr {
-			return
-		}
+	if slices.Contains(n.notes, pr) {
+		return
 	}
 	n.notes = append(n.notes, pr)
 }

@@ -56,11 +56,9 @@ func problemf[R ~string](reason R, format string, args ...any) *problem {
 }
 
 var httpRouteKind = gatewayv1.RouteGroupKind{
-	Group: ptr(gatewayv1.Group(gatewayv1.GroupName)),
+	Group: new(gatewayv1.Group(gatewayv1.GroupName)),
 	Kind:  "HTTPRoute",
 }
-
-func ptr[T any](v T) *T { return &v }
 
 // parseListener checks all of a listener that does not depend on others.
 func (p *Planner) parseListener(gw *gatewayv1.Gateway, spec *gatewayv1.Listener, seen *references) *listener {

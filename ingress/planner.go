@@ -62,9 +62,8 @@ func SpecPlace(_ *model.Snapshot, _ route.Group, gw *gatewayv1.Gateway) Placemen
 			continue
 		}
 		if ip, err := netip.ParseAddr(a.Value); err == nil {
-			t := gatewayv1.IPAddressType
 			pl.Listen = append(pl.Listen, ip)
-			pl.Addresses = append(pl.Addresses, gatewayv1.GatewayStatusAddress{Type: &t, Value: ip.String()})
+			pl.Addresses = append(pl.Addresses, gatewayv1.GatewayStatusAddress{Type: new(gatewayv1.IPAddressType), Value: ip.String()})
 		}
 	}
 	return pl

@@ -169,7 +169,7 @@ func TestPlace(t *testing.T) {
 			if !snap.Has(svc) {
 				return Placement{Pending: "no Service yet"}
 			}
-			return Placement{Addresses: []gatewayv1.GatewayStatusAddress{{Type: ptr(gatewayv1.IPAddressType), Value: "192.0.2.1"}}}
+			return Placement{Addresses: []gatewayv1.GatewayStatusAddress{{Type: new(gatewayv1.IPAddressType), Value: "192.0.2.1"}}}
 		},
 		PlacedBy: func(key model.Key) (route.Group, bool) { return group, key == svc },
 	}), newState()
