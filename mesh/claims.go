@@ -15,7 +15,7 @@ import (
 // has it, always the same one, and the next takes its place when it goes.
 type claims struct {
 	of      map[route.Ref]*claimed
-	touched map[route.Ref]struct{} // since the last flush
+	touched map[route.Ref]struct{} // in this call of the planner
 }
 
 type claimed struct {
@@ -30,7 +30,7 @@ type claim struct {
 }
 
 func newClaims() claims {
-	return claims{of: map[route.Ref]*claimed{}, touched: map[route.Ref]struct{}{}}
+	return claims{of: map[route.Ref]*claimed{}}
 }
 
 // compareClaims puts Services before hosts, and the oldest Service first.
@@ -79,6 +79,5 @@ func (c *claims) flush() []route.Change {
 		at.published = next
 		out = append(out, route.Set(ref.Group, next.res, next.origins...))
 	}
-	clear(c.touched)
 	return out
 }

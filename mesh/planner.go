@@ -122,9 +122,6 @@ func NewPlanner(conf Config) *Planner {
 		staged:    map[model.Name]struct{}{},
 		outbound:  newOutbound(),
 	}
-	p.dirty.units = map[unitKey]struct{}{}
-	p.dirty.workloads = map[model.Name]struct{}{}
-	p.dirty.reports = map[model.Key]struct{}{}
 	return p
 }
 
@@ -155,7 +152,15 @@ func (p *Planner) Update(up model.Update) Result {
 	return p.settle()
 }
 
-func (p *Planner) begin() { p.res = Result{Reports: map[model.Key]*status.Report{}} }
+// begin starts a call. Its maps are new: one that was once big takes as long to
+// be walked and cleared as when it was full.
+func (p *Planner) begin() {
+	p.res = Result{Reports: map[model.Key]*status.Report{}}
+	p.dirty.units = map[unitKey]struct{}{}
+	p.dirty.workloads = map[model.Name]struct{}{}
+	p.dirty.reports = map[model.Key]struct{}{}
+	p.claims.touched = map[route.Ref]struct{}{}
+}
 
 // settle replans what is dirty. Workloads come first: whether a sidecar takes
 // mutual TLS is a property of the endpoints of Services.
@@ -165,11 +170,9 @@ func (p *Planner) settle() Result {
 			p.planWorkload(name)
 		}
 	}
-	clear(p.dirty.workloads)
 	for key := range p.dirty.units {
 		p.planUnit(key)
 	}
-	clear(p.dirty.units)
 	p.res.Changes = append(p.res.Changes, p.claims.flush()...)
 	if !p.conf.SplitsOnly {
 		p.planOutbound()
@@ -177,7 +180,6 @@ func (p *Planner) settle() Result {
 			p.report(key)
 		}
 	}
-	clear(p.dirty.reports)
 	res := p.res
 	p.res = Result{}
 	slices.SortFunc(res.Changes, func(a, b route.Change) int {
