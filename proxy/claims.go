@@ -81,7 +81,10 @@ func (p *Planner) release(name model.Name, old *Service, wanted []want, touched 
 			c.waiting = slices.DeleteFunc(slices.Clone(c.waiting), func(n model.Name) bool { return n == name })
 			p.claims[key] = c
 		case len(c.waiting) > 0:
-			touched[c.waiting[0]] = struct{}{}
+			// The others that wait learn who has it now.
+			for _, n := range c.waiting {
+				touched[n] = struct{}{}
+			}
 			p.claims[key] = claim{owner: c.waiting[0], waiting: c.waiting[1:]}
 		default:
 			delete(p.claims, key)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -264,10 +265,9 @@ func externalLocal(svc *model.Service) bool {
 }
 
 func portText(p *model.ServicePort) string {
-	proto, _ := protocol(p.Protocol)
-	text := FrontendKey{Protocol: proto, Port: p.Port}.portText()
+	text := strconv.Itoa(int(p.Port))
 	if p.Name != "" {
-		text = p.Name + " (" + text + ")"
+		text += " (" + p.Name + ")"
 	}
 	return text
 }
