@@ -184,7 +184,7 @@ func TestLoad(t *testing.T) {
 
 func testWorld(t *testing.T) *world {
 	t.Helper()
-	lab.ForTest(t, lab.Options{}).Close() // skips where there can be no lab
+	needsLab(t)
 	dir, err := os.MkdirTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
@@ -194,6 +194,12 @@ func testWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// needsLab skips where there can be no lab.
+func needsLab(t *testing.T) {
+	t.Helper()
+	lab.ForTest(t, lab.Options{}).Close()
 }
 
 // TestWorld builds the network of the quick start and asks its servers.

@@ -118,6 +118,7 @@ func (d *demo) mesh(ctx context.Context) error {
 	d.table.section("The mesh: frontend and orders have an Envoy beside them; orders is STRICT")
 	if d.noMesh != "" {
 		d.table.note("not shown: %s", d.noMesh)
+		d.table.missing = "the mesh"
 		return nil
 	}
 	const identity = "spiffe://cluster.local/ns/default/sa/frontend"

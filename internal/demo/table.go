@@ -18,6 +18,7 @@ type table struct {
 	terminal bool // can overwrite a line and show colours
 	lines    int
 	failed   int
+	missing  string // what could not be shown, or empty
 }
 
 func newTable(out io.Writer) *table {
@@ -76,6 +77,9 @@ func (t *table) line(c check, counted string, err error) {
 // summary ends the table.
 func (t *table) summary(took time.Duration) {
 	verdict := fmt.Sprintf("%d of %d lines as expected, in %.0f s", t.lines-t.failed, t.lines, took.Seconds())
+	if t.missing != "" {
+		verdict += "; not shown: " + t.missing
+	}
 	if t.failed > 0 {
 		verdict = t.style("31;1", verdict)
 	}

@@ -155,6 +155,14 @@ func adsSource() *corev3.ConfigSource {
 	}
 }
 
+// How long Envoy waits until it tries again to reach the control plane, with
+// jitter: at first, and at most. By default it may be half a minute, in which a
+// proxy would not hear of changes though a restart takes only a second.
+const (
+	reconnectBase = 200 * time.Millisecond
+	reconnectMax  = 5 * time.Second
+)
+
 func grpcSource(cluster string, kind corev3.ApiConfigSource_ApiType) *corev3.ApiConfigSource {
 	return &corev3.ApiConfigSource{
 		ApiType:                   kind,
@@ -162,7 +170,12 @@ func grpcSource(cluster string, kind corev3.ApiConfigSource_ApiType) *corev3.Api
 		SetNodeOnFirstMessageOnly: true,
 		GrpcServices: []*corev3.GrpcService{{
 			TargetSpecifier: &corev3.GrpcService_EnvoyGrpc_{
-				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{ClusterName: cluster},
+				EnvoyGrpc: &corev3.GrpcService_EnvoyGrpc{
+					ClusterName: cluster,
+					RetryPolicy: &corev3.RetryPolicy{RetryBackOff: &corev3.BackoffStrategy{
+						BaseInterval: durationpb.New(reconnectBase), MaxInterval: durationpb.New(reconnectMax),
+					}},
+				},
 			},
 		}},
 	}
