@@ -30,25 +30,35 @@ type want struct {
 // The first to ask keeps it, and if two come at once, the elder, then the one
 // whose name sorts first: a new mistake must not break what works.
 func (p *Planner) claim(snap *model.Snapshot, dirty map[model.Name]struct{}) map[model.Name][]want {
-	names := make([]model.Name, 0, len(dirty))
-	for name := range dirty {
-		names = append(names, name)
+	type claimant struct {
+		name    model.Name
+		created time.Time
 	}
-	slices.SortFunc(names, func(a, b model.Name) int {
-		if c := created(snap, a).Compare(created(snap, b)); c != 0 {
+	names := make([]claimant, 0, len(dirty))
+	for name := range dirty {
+		c := claimant{name: name}
+		if svc, ok := model.Services.Get(snap, name.Namespace, name.Name); ok {
+			c.created = svc.Created
+		}
+		names = append(names, c)
+	}
+	slices.SortFunc(names, func(a, b claimant) int {
+		if c := a.created.Compare(b.created); c != 0 {
 			return c
 		}
-		return compareNames(a, b)
+		return compareNames(a.name, b.name)
 	})
 	wanted := make(map[model.Name][]want, len(names))
 	touched := map[model.Name]struct{}{}
-	for _, name := range names {
+	for _, c := range names {
+		name := c.name
 		wanted[name] = p.wants(snap, name)
 		if old := p.plan.Service(name); old != nil {
 			p.release(name, old, wanted[name], touched)
 		}
 	}
-	for _, name := range names {
+	for _, c := range names {
+		name := c.name
 		for _, w := range wanted[name] {
 			c, taken := p.claims[w.key]
 			switch {
@@ -230,13 +240,6 @@ func (p *Planner) sources(svc *model.Service, addr netip.Addr) []netip.Prefix {
 		ranges = append(ranges, netip.PrefixFrom(addr, addr.BitLen()))
 	}
 	return ranges
-}
-
-func created(snap *model.Snapshot, name model.Name) time.Time {
-	if svc, ok := model.Services.Get(snap, name.Namespace, name.Name); ok {
-		return svc.Created
-	}
-	return time.Time{}
 }
 
 func (k FrontendKey) portText() string {

@@ -152,6 +152,10 @@ func TestWalk(t *testing.T) {
 				changes := w.step(t)
 				k.after = func() {
 					t.Helper()
+					for _, c := range changes.Services {
+						complete(t, step, k.elements, e, c.Old)
+						complete(t, step, k.elements, e, c.New)
+					}
 					for s := range changes.Old.Services() {
 						if touched := slices.ContainsFunc(changes.Services, func(c proxy.Change) bool { return c.Name == s.Name }); sync {
 							return
@@ -239,6 +243,25 @@ func untouched(t *testing.T, step int, elements map[elementKey]string, e *Engine
 			got, err := reached(elements, e, p, f, true)
 			if err != nil || got != wants(p, f.Inside) {
 				t.Fatalf("step %d: within a step that does not concern it, %s is %s, want %s (%v)", step, f.Key(p), got, wants(p, f.Inside), err)
+			}
+		}
+	}
+}
+
+// complete checks that nothing points at a slot which is not there, not even in
+// the middle of a change of the Service.
+func complete(t *testing.T, step int, elements map[elementKey]string, e *Engine, s *proxy.Service) {
+	t.Helper()
+	if s == nil {
+		return
+	}
+	for _, p := range s.Ports {
+		for i := range p.Frontends {
+			for _, inside := range []bool{true, false} {
+				_, err := reached(elements, e, p, &p.Frontends[i], inside)
+				if err != nil && !strings.Contains(err.Error(), "no verdict") {
+					t.Fatalf("step %d: %v", step, err)
+				}
 			}
 		}
 	}
