@@ -16,8 +16,9 @@ import (
 	"github.com/sluicenet/sluice/internal/lab"
 )
 
-// patience is how long one connection or request may take.
-const patience = 5 * time.Second
+// patience is how long one connection or request may take. It is long, for a
+// machine may be busy; how long it took is shown where it matters.
+const patience = 20 * time.Second
 
 // line asks a TCP or UDP echo server, which says its name in one line.
 func line(from *lab.Namespace, network string, to netip.AddrPort) asking {
@@ -54,6 +55,7 @@ type web struct {
 // plain asks for a host at an address, each time on a new connection.
 func plain(from *lab.Namespace, to netip.AddrPort, host string) *web {
 	client, transport := from.HTTPClient(), from.Transport()
+	client.Timeout, transport.TLSHandshakeTimeout = 0, 0 // patience rules
 	transport.DisableKeepAlives = true
 	client.Transport = transport
 	return &web{client: client, transport: transport, scheme: "http", to: to, host: host}

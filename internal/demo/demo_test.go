@@ -164,22 +164,38 @@ func TestFollow(t *testing.T) {
 }
 
 func TestLoad(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var asked atomic.Int64
-		l := &load{ask: func(context.Context) (string, error) {
-			time.Sleep(10 * time.Second) // the rate does not wait for answers
-			if asked.Add(1) == 7 {
-				return "", errors.New("reset")
-			}
-			return "a", nil
-		}}
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second+time.Millisecond)
-		defer cancel()
-		l.run(ctx)
-		if got, err := l.result(); got != "1 of 400 failed" || err == nil {
-			t.Errorf("%q, %v", got, err)
-		}
-	})
+	for _, c := range []struct {
+		name   string
+		answer time.Duration // how long one takes
+		fail   int64
+		want   string
+		bad    bool
+	}{
+		{"quick", time.Millisecond, 0, "0 of 400 failed, the slowest took 1 ms", false},
+		// The rate does not wait for answers.
+		{"slow", 100 * time.Millisecond, 0, "0 of 400 failed, the slowest took 100 ms", false},
+		{"one failure", time.Millisecond, 7, "1 of 400 failed, the slowest took 1 ms", true},
+		{"too slow", 2 * time.Second, 0, "0 of 32 failed, the slowest took 2000 ms", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked atomic.Int64
+				l := &load{ask: func(context.Context) (string, error) {
+					time.Sleep(c.answer)
+					if asked.Add(1) == c.fail {
+						return "", errors.New("reset")
+					}
+					return "a", nil
+				}}
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second+time.Millisecond)
+				defer cancel()
+				l.run(ctx)
+				if got, err := l.result(); got != c.want || (err != nil) != c.bad {
+					t.Errorf("%q, %v", got, err)
+				}
+			})
+		})
+	}
 }
 
 func testWorld(t *testing.T) *world {

@@ -168,16 +168,20 @@ func (d *demo) clusterIPs(ctx context.Context, node string) (map[string]addresse
 	return ips, nil
 }
 
-// until tries again and again, and gives up after half a minute.
+// until tries again and again, each time for a few seconds, and gives up after a
+// minute.
 func until(ctx context.Context, what string, try func(context.Context) error) error {
 	var last error
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
-		if last = try(ctx); last == nil {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+		attempt, cancel := context.WithTimeout(ctx, 3*time.Second)
+		last = try(attempt)
+		cancel()
+		if last == nil {
 			return nil
 		}
 		if err := sleep(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}
-	return fmt.Errorf("%s: not within 30 s: %w", what, last)
+	return fmt.Errorf("%s: not within a minute: %w", what, last)
 }
