@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,7 @@ import (
 // flaky is a signer that fails for a while and notes what it was asked.
 type flaky struct {
 	ca.Local
+	mu      sync.Mutex // guards all below
 	fails   int
 	asked   []time.Time
 	renewed []*tls.Certificate
@@ -25,6 +27,8 @@ type flaky struct {
 }
 
 func (f *flaky) Sign(ctx context.Context, request []byte, current *tls.Certificate) (ca.Signed, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.asked = append(f.asked, time.Now())
 	f.renewed = append(f.renewed, current)
 	block, _ := pem.Decode(request)
@@ -54,47 +58,62 @@ func TestRenewal(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []*identity
-		k := &keeper{signer: signer, log: slog.New(slog.NewTextHandler(t.Output(), nil)), metrics: m, set: func(id *identity) { got = append(got, id) }}
+		k := &keeper{signer: signer, log: slog.New(slog.NewTextHandler(t.Output(), nil)), metrics: m, set: func(id *identity) {
+			signer.mu.Lock()
+			defer signer.mu.Unlock()
+			got = append(got, id)
+		}}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		start := time.Now()
 		go func() { done <- k.run(ctx) }()
 
-		time.Sleep(10 * time.Second)
-		if len(got) != 1 || len(signer.asked) != 4 {
-			t.Fatalf("%d certificates after %d requests", len(got), len(signer.asked))
+		after := func(d time.Duration, check func()) {
+			t.Helper()
+			time.Sleep(d)
+			synctest.Wait()
+			signer.mu.Lock()
+			defer signer.mu.Unlock()
+			check()
 		}
-		for i := 2; i < 4; i++ { // each wait is longer
-			if a, b := signer.asked[i-1].Sub(signer.asked[i-2]), signer.asked[i].Sub(signer.asked[i-1]); b <= a {
-				t.Errorf("waited %v, then %v", a, b)
+		after(10*time.Second, func() {
+			if len(got) != 1 || len(signer.asked) != 4 {
+				t.Fatalf("%d certificates after %d requests", len(got), len(signer.asked))
 			}
-		}
-		time.Sleep(14 * time.Hour) // half of the life and the jitter
-		if len(got) != 2 {
-			t.Fatalf("%d certificates after 14 h", len(got))
-		}
-		if at := signer.asked[4].Sub(start); at < 11*time.Hour || at > 13*time.Hour {
-			t.Errorf("renewed after %v", at)
-		}
-		if signer.renewed[0] != nil || signer.renewed[4] == nil {
-			t.Error("the certificate to renew is not shown, or there was one too early")
-		}
-		if len(signer.keys) != len(signer.asked) {
-			t.Errorf("%d keys for %d requests", len(signer.keys), len(signer.asked))
-		}
-
+			for i := 2; i < 4; i++ { // each wait is longer
+				if a, b := signer.asked[i-1].Sub(signer.asked[i-2]), signer.asked[i].Sub(signer.asked[i-1]); b <= a {
+					t.Errorf("waited %v, then %v", a, b)
+				}
+			}
+		})
+		after(14*time.Hour, func() { // half of the life and the jitter
+			if len(got) != 2 {
+				t.Fatalf("%d certificates after 14 h", len(got))
+			}
+			if at := signer.asked[4].Sub(start); at < 11*time.Hour || at > 13*time.Hour {
+				t.Errorf("renewed after %v", at)
+			}
+			if signer.renewed[0] != nil || signer.renewed[4] == nil {
+				t.Error("the certificate to renew is not shown, or there was one too early")
+			}
+			if len(signer.keys) != len(signer.asked) {
+				t.Errorf("%d keys for %d requests", len(signer.keys), len(signer.asked))
+			}
+			signer.fails = 1 << 30
+		})
 		// The authority is away for longer than a certificate lives: the last
 		// one stays, but is not shown when it has ended.
-		signer.fails = 1 << 30
-		time.Sleep(48 * time.Hour)
-		if len(got) != 2 || signer.renewed[len(signer.renewed)-1] != nil {
-			t.Errorf("%d certificates", len(got))
-		}
-		signer.fails = 0
-		time.Sleep(time.Minute)
-		if len(got) != 3 {
-			t.Errorf("%d certificates after the authority came back", len(got))
-		}
+		after(48*time.Hour, func() {
+			if len(got) != 2 || signer.renewed[len(signer.renewed)-1] != nil {
+				t.Errorf("%d certificates", len(got))
+			}
+			signer.fails = 0
+		})
+		after(time.Minute, func() {
+			if len(got) != 3 {
+				t.Errorf("%d certificates after the authority came back", len(got))
+			}
+		})
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
