@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 // fakeEngine holds the plan that it was last given, and fails when told to.
 type fakeEngine struct {
+	mu    sync.Mutex // guards all
 	calls []string
 	plan  *Plan
 	fail  error
@@ -23,6 +25,8 @@ type fakeEngine struct {
 }
 
 func (e *fakeEngine) Sync(_ context.Context, plan *Plan) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.calls = append(e.calls, "sync")
 	if e.fail != nil {
 		return e.fail
@@ -32,6 +36,8 @@ func (e *fakeEngine) Sync(_ context.Context, plan *Plan) error {
 }
 
 func (e *fakeEngine) Apply(_ context.Context, c Changes) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.calls = append(e.calls, "apply")
 	if e.plan != c.Old {
 		return errors.New("a step from a plan that is not in force")
@@ -44,6 +50,8 @@ func (e *fakeEngine) Apply(_ context.Context, c Changes) error {
 }
 
 func (e *fakeEngine) Verify(context.Context) (bool, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	drift := e.drift
 	e.drift = false
 	return drift, nil
@@ -52,7 +60,16 @@ func (e *fakeEngine) Verify(context.Context) (bool, error) {
 func (e *fakeEngine) Cleanup(context.Context) error { return nil }
 func (e *fakeEngine) Close() error                  { return nil }
 
+// set tells the engine what to do from now on.
+func (e *fakeEngine) set(fail error, drift bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.fail, e.drift = fail, drift
+}
+
 func (e *fakeEngine) took() string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	s := strings.Join(e.calls, " ")
 	e.calls = nil
 	return s
@@ -108,7 +125,7 @@ func TestRun(t *testing.T) {
 
 		// A failure is tried again as a whole, with growing pauses, and what
 		// comes meanwhile is not lost.
-		engine.fail = errors.New("no")
+		engine.set(errors.New("no"), false)
 		cleaned := flows.cleaned
 		store.Update(func(tx *model.Txn) { put(tx, slice("web", ep(2))) })
 		expect("apply")
@@ -116,7 +133,7 @@ func TestRun(t *testing.T) {
 		expect("sync")
 		store.Update(func(tx *model.Txn) { put(tx, slice("web", ep(3))) })
 		expect("sync")
-		engine.fail = nil
+		engine.set(nil, false)
 		time.Sleep(time.Minute)
 		expect("sync")
 		if got := engine.plan.Service(name).Ports[0].Cluster[0].Addr().String(); got != "10.244.0.3" || flows.cleaned != cleaned+2 {
@@ -138,7 +155,7 @@ func TestRun(t *testing.T) {
 			t.Errorf("after the conflict: %v", board.All())
 		}
 
-		engine.drift = true
+		engine.set(nil, true)
 		time.Sleep(6 * time.Second)
 		synctest.Wait()
 		if got := testutil.ToFloat64(metrics.repairs); got != 1 {
