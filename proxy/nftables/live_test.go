@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/sluicenet/sluice/internal/lab"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/proxy"
 )
@@ -390,4 +391,41 @@ func TestProbe(t *testing.T) {
 	if after := w.nft("list", "ruleset"); after != before {
 		t.Errorf("probing changed the rules:\n%s", after)
 	}
+}
+
+// TestRun drives the engine from a model, as a node does: an edit is in force
+// when it is reported as applied.
+func TestRun(t *testing.T) {
+	w := newWorld(t, proxy.Config{})
+	store := model.NewStore()
+	store.Update(func(tx *model.Txn) {
+		model.Services.Put(tx, service("web", nil))
+		putSlices(tx, w.slicesOf("web", 1, w.b))
+		tx.MarkSynced(model.KindService)
+		tx.MarkSynced(model.KindEndpointSlice)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	applied, done := make(chan uint64, 16), make(chan error)
+	go func() {
+		done <- proxy.Run(ctx, proxy.Options{
+			Updates: store.Watch(), Planner: proxy.NewPlanner(proxy.Config{Node: "node1"}), Engine: w.engine, Flows: w.flows,
+			Log: testLog(t), Applied: func(p *proxy.Plan) { applied <- p.Revision },
+		})
+	}()
+	<-applied
+	for _, pod := range []*lab.Pod{w.c, w.b, w.c} {
+		store.Update(func(tx *model.Txn) { putSlices(tx, w.slicesOf("web", 1, pod)) })
+		for revision := range applied {
+			if revision == store.Snapshot().Revision() {
+				break
+			}
+		}
+		for _, network := range []string{"tcp", "udp"} {
+			if got, _, _ := strings.Cut(w.ask(w.a.Namespace, network, vip6Port), " "); got != pod.Name() {
+				t.Errorf("%s: got %s, want %s", network, got, pod.Name())
+			}
+		}
+	}
+	cancel()
+	<-done
 }
