@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"github.com/spf13/cobra"
@@ -189,8 +191,32 @@ func (p *process) authority() (*ca.CA, ca.Authenticator, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	authority, err := ca.Open(p.ctx, ca.SecretStorage{Client: client, Namespace: systemNamespace, Name: "sluice-mesh-ca"}, options)
+	storage := ca.SecretStorage{Client: client, Namespace: systemNamespace, Name: "sluice-mesh-ca"}
+	if err := p.reachable(storage); err != nil {
+		return nil, nil, err
+	}
+	authority, err := ca.Open(p.ctx, storage, options)
 	return authority, ca.TokenReviews{Client: client}, err
+}
+
+// reachable waits until the API server answers. On a cluster that is just being
+// set up, the way to it and the right to ask may come a little later.
+func (p *process) reachable(storage ca.Storage) error {
+	for said := false; ; {
+		_, err := storage.Load(p.ctx)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if !said {
+			said = true
+			p.log.Warn("waiting for the API server", "error", err)
+		}
+		select {
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // authorize tells the groups of a proxy, and refuses one that is not what it

@@ -27,6 +27,16 @@ func main() {
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	root := rootCommand()
+	root.SetArgs(args)
+	if err := root.ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "sluice:", err)
+		return 1
+	}
+	return 0
+}
+
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "sluice",
 		Short: "Service proxy, node-local DNS, ingress and service mesh from one control plane",
@@ -38,12 +48,7 @@ server and stock Envoys.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(commands()...)
-	root.SetArgs(args)
-	if err := root.ExecuteContext(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		fmt.Fprintln(os.Stderr, "sluice:", err)
-		return 1
-	}
-	return 0
+	return root
 }
 
 // configured makes a command that runs a process of the parts that add adds. Its

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
@@ -61,9 +63,28 @@ func newProcess(ctx context.Context, conf *config.Configuration, log *slog.Logge
 			return nil, fmt.Errorf("no cluster: %w; name a kubeconfig with --kubeconfig, or a directory of manifests with --manifests", err)
 		}
 		c.UserAgent = "sluice/" + version
-		p.rest = c
+		if p.rest, err = oneTransport(c); err != nil {
+			return nil, fmt.Errorf("kubeconfig: %w", err)
+		}
 	}
 	return p, nil
+}
+
+// oneTransport makes all clients of a configuration share one transport, which
+// soon gives up a connection that nobody answers: while a node is starting, the
+// rules that lead to the API server are not there yet, and the kernel remembers
+// for each connection that there were none.
+func oneTransport(c *rest.Config) (*rest.Config, error) {
+	host, _, err := rest.DefaultServerUrlFor(c)
+	if err != nil {
+		return nil, err
+	}
+	c.Dial = (&net.Dialer{Timeout: 3 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	transport, err := rest.TransportFor(c)
+	if err != nil {
+		return nil, err
+	}
+	return &rest.Config{Host: host.String(), UserAgent: c.UserAgent, Transport: transport}, nil
 }
 
 // source starts reading objects of these kinds.

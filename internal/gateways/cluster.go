@@ -230,7 +230,7 @@ func (c *Cluster) deployment(w Wanted, meta metav1.ObjectMeta) *appsv1.Deploymen
 		Name: "gateway", Image: c.Image, ImagePullPolicy: corev1.PullIfNotPresent,
 		Command: []string{
 			"/sluice", "gateway", "--group", string(w.Group), "--control-plane", c.ControlPlane,
-			"--roots", "/etc/sluice/" + RootsKey, "--token", "/run/secrets/sluice/token", "--run-dir", "/run/sluice",
+			"--roots", "/etc/sluice/" + RootsKey, "--token", "/run/secrets/sluice/token", "--run-dir", "/run/sluice/private",
 			"--instance", "$(POD_NAME)",
 		},
 		Env: []corev1.EnvVar{{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}},
@@ -245,9 +245,8 @@ func (c *Cluster) deployment(w Wanted, meta metav1.ObjectMeta) *appsv1.Deploymen
 			{Name: "roots", MountPath: "/etc/sluice"}, {Name: "token", MountPath: "/run/secrets/sluice"}, {Name: "run", MountPath: "/run/sluice"},
 		},
 	}
-	for _, p := range w.Ports {
-		container.Ports = append(container.Ports, corev1.ContainerPort{ContainerPort: int32(p), Protocol: corev1.ProtocolTCP})
-	}
+	// The container names no ports: it listens on what it is told to, and a new
+	// listener of the Gateway must not replace its Pods.
 	spec := corev1.PodSpec{
 		ServiceAccountName: name,
 		Containers:         []corev1.Container{container},
