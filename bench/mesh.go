@@ -6,10 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/sluicenet/sluice/internal/lab"
+	"github.com/sluicenet/sluice/mesh/ca"
 )
 
 // The mesh of the churn: a client and two versions of a server, each with a
@@ -21,9 +21,6 @@ const (
 	meshVIP    = "10.96.0.110"
 	token      = "token-of-the-bench"
 )
-
-// proxyUID is the user of sidecars, whose connections are not redirected.
-const proxyUID = 1337
 
 // remove deletes a manifest.
 func (w *world) remove(name string) error { return os.Remove(filepath.Join(w.dir, name)) }
@@ -101,7 +98,7 @@ status: {phase: Running, podIPs: [{ip: %s}], conditions: [{type: Ready, status: 
 // sidecars starts a sidecar in each pod of the mesh, once the root certificate
 // is there.
 func (m *mutator) sidecars(ctx context.Context) error {
-	roots := filepath.Join(m.w.state, "state", "ca", "root.pem")
+	roots := filepath.Join(m.w.state, "state", ca.RootsFile)
 	if err := until(ctx, 30*time.Second, func() (bool, error) {
 		time.Sleep(10 * time.Millisecond)
 		_, err := os.Stat(roots)
@@ -121,34 +118,19 @@ func (m *mutator) sidecar(ctx context.Context, pod *lab.Pod, roots string) error
 	if out, err := pod.Command(ctx, m.w.opt.binary, "redirect").CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
-	// A folder and copies that the sidecar's user may read.
-	dir, err := os.MkdirTemp("", "sluice-bench-sidecar-")
+	dir, err := os.MkdirTemp("", "sluice-bench-") // a socket's path is short
 	if err != nil {
-		return err
-	}
-	pem, err := os.ReadFile(roots)
-	if err != nil {
-		return err
-	}
-	files := map[string][]byte{"root.pem": pem, "token": []byte(token)}
-	for name, content := range files {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			return err
-		}
-		if err := os.Chown(path, proxyUID, proxyUID); err != nil {
-			return err
-		}
-	}
-	if err := os.Chown(dir, proxyUID, proxyUID); err != nil {
 		return err
 	}
 	m.w.trash = append(m.w.trash, dir)
+	secret := filepath.Join(dir, "token")
+	if err := os.WriteFile(secret, []byte(token), 0o600); err != nil {
+		return err
+	}
 	cmd := pod.Command(ctx, m.w.opt.binary, "sidecar", "--pod", pod.Name(), "--namespace", "default",
-		"--control-plane", fmt.Sprintf("%s:15012", m.w.node.IPv4()), "--roots", filepath.Join(dir, "root.pem"),
-		"--token", filepath.Join(dir, "token"), "--run-dir", dir, "--envoy", m.w.envoy)
-	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: proxyUID, Gid: proxyUID}
-	cmd.Stdout, cmd.Stderr = m.w.log, m.w.log
+		"--control-plane", fmt.Sprintf("%s:15012", m.w.node.IPv4()), "--roots", roots,
+		"--token", secret, "--run-dir", dir, "--envoy", m.w.envoy)
+	cmd.Stdout, cmd.Stderr = m.w.log.File, m.w.log.File
 	return cmd.Start()
 }
 

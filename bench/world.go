@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/sluicenet/sluice/internal/echo"
@@ -35,7 +33,7 @@ type world struct {
 	state  string
 	envoy  string   // its path
 	trash  []string // folders to remove at the end
-	log    *tail
+	log    tail
 	opt    options
 	cmd    *lab.Cmd
 }
@@ -46,7 +44,7 @@ func newWorld(opt options, pods int) (w *world, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w = &world{lab: l, opt: opt, log: &tail{echo: opt.verbose}}
+	w = &world{lab: l, opt: opt}
 	defer func() {
 		if err != nil {
 			w.close()
@@ -60,6 +58,12 @@ func newWorld(opt options, pods int) (w *world, err error) {
 	}
 	if w.state, err = os.MkdirTemp("", "sluice-bench-"); err != nil {
 		return nil, err
+	}
+	w.log.File = os.Stderr
+	if !opt.verbose {
+		if w.log.File, err = os.Create(filepath.Join(w.state, "log")); err != nil {
+			return nil, err
+		}
 	}
 	w.dir = filepath.Join(w.state, "manifests")
 	if err := os.Mkdir(w.dir, 0o755); err != nil {
@@ -98,7 +102,7 @@ func (w *world) start(ctx context.Context) error {
 		"--gateways-addresses", w.node.IPv4().String(),
 		"--xds-address", netip.AddrPortFrom(w.node.IPv4(), 15012).String(),
 	)
-	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
+	w.cmd.Stdout, w.cmd.Stderr = w.log.File, w.log.File
 	return w.cmd.Start()
 }
 
@@ -203,29 +207,15 @@ func hostname(ctx context.Context, from *lab.Namespace, address string) (string,
 	return strings.TrimSpace(string(b[:n])), nil
 }
 
-// tail keeps the end of a log.
-type tail struct {
-	mu   sync.Mutex
-	buf  bytes.Buffer
-	echo bool
-}
+// tail is a log in a file, for a gateway that sluice started goes on writing
+// when it is gone.
+type tail struct{ *os.File }
 
-// Write implements io.Writer.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.echo {
-		return os.Stderr.Write(p)
+// String returns the end of the log.
+func (t tail) String() string {
+	b, err := os.ReadFile(t.Name())
+	if err != nil {
+		return err.Error()
 	}
-	if t.buf.Len() > 1<<16 {
-		t.buf.Reset()
-	}
-	return t.buf.Write(p)
-}
-
-// String returns what is kept.
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.buf.String()
+	return string(b[max(0, len(b)-1<<13):])
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -97,6 +99,8 @@ control plane of a cluster deploys it with --control-plane.`,
 // local runs an Envoy that gets its configuration on this machine. There is one
 // for each Gateway, however often it is started.
 func (a *agent) local(ctx context.Context, group route.Group, node, xds string, log *slog.Logger) error {
+	// Who started us may be gone, and whoever read our log with it.
+	signal.Ignore(syscall.SIGPIPE)
 	var held *gateways.HeldError
 	if err := gateways.Hold(a.runDir, group); errors.As(err, &held) {
 		log.Debug("another process is this gateway", "pid", held.PID)
