@@ -123,7 +123,7 @@ func follow(ctx context.Context, probes []*probe, edit func() (time.Time, error)
 	if err != nil {
 		return edited, err
 	}
-	for end := edited.Add(10 * time.Second); time.Now().Before(end); {
+	for end := edited.Add(20 * time.Second); time.Now().Before(end); {
 		all := true
 		for _, p := range probes {
 			all = all && p.settled(edited)

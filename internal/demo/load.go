@@ -27,7 +27,7 @@ const (
 	// no processor to spare it asks less rather than count its own queue.
 	outstanding = 32
 	// enough is how many questions say something.
-	enough = 200
+	enough = 100
 )
 
 // run asks until the context ends, and waits for the last answers.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sluicenet/sluice/internal/lab"
@@ -154,6 +156,11 @@ func (d *demo) mesh(ctx context.Context) error {
 			counted := fmt.Sprintf("%d answered, %d closed by the server", 20-len(refused.errs), len(refused.errs))
 			if len(refused.errs) != 20 {
 				return counted, errors.New("plaintext got through")
+			}
+			for _, err := range refused.errs {
+				if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+					return counted, err
+				}
 			}
 			return counted, nil
 		}},
