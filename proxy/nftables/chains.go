@@ -283,12 +283,12 @@ func (r rules) postrouting() []rule {
 // addresses, other than loopback: its packets cannot leave the node.
 func (r rules) services() []rule {
 	loopback := rule{
-		field(daddr).load(r.family, register(0), span{}),
+		daddr.load(r.family, register(0), span{}),
 		&expr.Cmp{Op: expr.CmpOpNeq, Register: register(0), Data: append(make([]byte, 15), 1)},
 	}
 	if r.family == proxy.IPv4 {
 		loopback = rule{
-			field(daddr).load(r.family, register(0), span{}),
+			daddr.load(r.family, register(0), span{}),
 			&expr.Bitwise{SourceRegister: register(0), DestRegister: register(0), Len: 4, Mask: []byte{255, 0, 0, 0}, Xor: make([]byte, 4)},
 			&expr.Cmp{Op: expr.CmpOpNeq, Register: register(0), Data: []byte{127, 0, 0, 0}},
 		}

@@ -71,16 +71,16 @@ func execute(msg nfnl.Message, elements map[elementKey]string, chains map[chainK
 	}
 	switch msg.Kind & 0xff {
 	case unix.NFT_MSG_NEWCHAIN:
-		_, name := names(msg, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME)
+		_, name := names(msg, unix.NFTA_CHAIN_NAME)
 		chains[chainKey{family, name}] += 0
 	case unix.NFT_MSG_DELCHAIN:
-		_, name := names(msg, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME)
+		_, name := names(msg, unix.NFTA_CHAIN_NAME)
 		if _, ok := chains[chainKey{family, name}]; !ok {
 			return unix.ENOENT
 		}
 		delete(chains, chainKey{family, name})
 	case unix.NFT_MSG_NEWRULE, unix.NFT_MSG_DELRULE:
-		_, name := names(msg, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN)
+		_, name := names(msg, unix.NFTA_RULE_CHAIN)
 		if _, ok := chains[chainKey{family, name}]; !ok {
 			return unix.ENOENT
 		}
@@ -96,7 +96,7 @@ func execute(msg nfnl.Message, elements map[elementKey]string, chains map[chainK
 }
 
 func executeElements(msg nfnl.Message, family proxy.Family, elements map[elementKey]string) error {
-	_, name := names(msg, unix.NFTA_SET_ELEM_LIST_TABLE, unix.NFTA_SET_ELEM_LIST_SET)
+	_, name := names(msg, unix.NFTA_SET_ELEM_LIST_SET)
 	at := place{family, setCount}
 	for id := range specs {
 		if specs[id].name == name {
@@ -157,7 +157,7 @@ func (k *fakeKernel) Ask(_ context.Context, m *nfnl.Messages, each func(nfnl.Mes
 				}
 			}
 		case unix.NFT_MSG_GETSETELEM:
-			_, name := names(msg, unix.NFTA_SET_ELEM_LIST_TABLE, unix.NFTA_SET_ELEM_LIST_SET)
+			_, name := names(msg, unix.NFTA_SET_ELEM_LIST_SET)
 			for key, data := range k.elements {
 				if key.family == family && specs[key.set].name == name {
 					putElements(out, key.place, []element{{key.place, key.key, data}}, false)

@@ -99,7 +99,7 @@ func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, nfFamily(family))
 	m.Finish()
 	err := e.sock.Ask(ctx, m, func(msg nfnl.Message) {
-		if table, name := names(msg, unix.NFTA_CHAIN_TABLE, unix.NFTA_CHAIN_NAME); table == tableName {
+		if table, name := names(msg, unix.NFTA_CHAIN_NAME); table == tableName {
 			k := chainKey{family, name}
 			l.rules[k] = 0
 			if static[name] == nil {
@@ -115,7 +115,7 @@ func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing
 	m.String(unix.NFTA_RULE_TABLE, tableName)
 	m.Finish()
 	return e.sock.Ask(ctx, m, func(msg nfnl.Message) {
-		table, name := names(msg, unix.NFTA_RULE_TABLE, unix.NFTA_RULE_CHAIN)
+		table, name := names(msg, unix.NFTA_RULE_CHAIN)
 		if table != tableName {
 			return
 		}
@@ -131,20 +131,21 @@ func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing
 	})
 }
 
-// names returns two strings among a message's attributes.
-func names(msg nfnl.Message, first, second uint16) (a, b string) {
+// names returns the table of a message, whose attribute has the same number in
+// all of them, and the name in another attribute.
+func names(msg nfnl.Message, attribute uint16) (table, name string) {
 	for kind, v := range nfnl.Attributes(msg.Body[4:]) {
 		if len(v) == 0 {
 			continue
 		}
 		switch kind {
-		case first:
-			a = string(v[:len(v)-1])
-		case second:
-			b = string(v[:len(v)-1])
+		case unix.NFTA_CHAIN_TABLE:
+			table = string(v[:len(v)-1])
+		case attribute:
+			name = string(v[:len(v)-1])
 		}
 	}
-	return a, b
+	return table, name
 }
 
 // state returns the slots that the kernel has for a Service, for the next state

@@ -64,6 +64,7 @@ func (m *Messages) Nest(kind uint16) int {
 	return at
 }
 
+// End ends the nested attribute that Nest started.
 func (m *Messages) End(at int) {
 	binary.NativeEndian.PutUint16(m.buf[at:], uint16(len(m.buf)-at))
 }

@@ -65,7 +65,7 @@ func (w *Walk) slice(service string) string {
 func pod(i int) string { return fmt.Sprintf("p%d", i) }
 
 func (w *Walk) service(name string) *model.Service {
-	n := byte(name[1] - '0')
+	n := name[1] - '0'
 	s := &model.Service{
 		Meta: model.Meta{Namespace: "default", Name: name}, Type: corev1.ServiceTypeClusterIP,
 		ClusterIPs: []netip.Addr{netip.AddrFrom4([4]byte{10, 96, 0, 1 + n})},
