@@ -201,11 +201,7 @@ func TestLoad(t *testing.T) {
 func testWorld(t *testing.T) *world {
 	t.Helper()
 	needsLab(t)
-	dir, err := os.MkdirTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w, err := newWorld(dir, examples.Quickstart())
+	w, err := newWorld(t.TempDir(), examples.Quickstart())
 	if err != nil {
 		t.Fatal(err)
 	}

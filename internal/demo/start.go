@@ -162,7 +162,7 @@ func (d *demo) clusterIPs(ctx context.Context, node string) (map[string]addresse
 	}
 	for _, name := range []string{"web", "quotes", "orders"} {
 		if a := ips[name]; !a.v4.IsValid() || !a.v6.IsValid() {
-			return nil, fmt.Errorf("Service %s has no address of each family on %s", name, node)
+			return nil, fmt.Errorf("no address of each family of the Service %s on %s", name, node)
 		}
 	}
 	return ips, nil

@@ -120,7 +120,7 @@ func (w *world) addNode(node *model.Node) error {
 func (w *world) addPod(pod *model.Pod) error {
 	node := w.nodes[pod.Node]
 	if node == nil {
-		return fmt.Errorf("Pod %s is on %q, which is not there", pod.Name, pod.Node)
+		return fmt.Errorf("there is no Node %q for the Pod %s", pod.Node, pod.Name)
 	}
 	made, err := node.Pod(pod.Name, pod.IPs...)
 	if err != nil {

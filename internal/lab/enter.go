@@ -39,7 +39,8 @@ func Enter() error {
 	case entered:
 		return nil
 	case stage == "unmapped":
-		os.Exit(awaitUsers())
+		awaitUsers()
+		os.Exit(1)
 	case stage == "init":
 		os.Exit(beInit())
 	case stage == "main":

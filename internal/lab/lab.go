@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -109,8 +110,8 @@ func (l *Lab) Close() {
 	all := l.all
 	l.all = nil
 	l.mu.Unlock()
-	for i := len(all) - 1; i >= 0; i-- {
-		all[i].close()
+	for _, n := range slices.Backward(all) {
+		n.close()
 	}
 	_ = l.home.Close()
 }

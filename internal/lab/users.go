@@ -91,16 +91,15 @@ func (m *userMap) write(pid int) error {
 
 // awaitUsers is the first stage of an init process with several users: it waits
 // until they are mapped, and then begins again as root, for the kernel gives a
-// process its rights when it is executed.
-func awaitUsers() int {
+// process its rights when it is executed. It returns only if that failed.
+func awaitUsers() {
 	var b [1]byte
 	if n, err := os.NewFile(mappedFD, "mapped").Read(b[:]); n != 1 {
 		fmt.Fprintln(os.Stderr, "lab: the users of the namespace were not mapped:", err)
-		return 1
+		return
 	}
 	err := syscall.Exec("/proc/self/exe", os.Args, append(os.Environ(), stageVariable+"=init"))
 	fmt.Fprintln(os.Stderr, "lab:", err)
-	return 1
 }
 
 // HasUser says whether processes can run as that user here. In the namespace of

@@ -123,7 +123,7 @@ func TestWorkloads(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, doc := range bytes.Split(b, []byte("\n---\n")) {
+		for doc := range bytes.SplitSeq(b, []byte("\n---\n")) {
 			var d appsv1.Deployment
 			if err := yaml.UnmarshalStrict(doc, &d); err != nil {
 				t.Fatalf("%s: %v", file, err)
