@@ -367,7 +367,7 @@ func (p *process) deployed(o *ingress.Options, authority *ca.CA) error {
 		}
 		return c.GroupOf(model.Name{Namespace: key.Namespace, Name: key.Name})
 	}
-	roots := &gateways.Roots{Client: client, Store: p.store, PEM: authority.Roots(), Log: p.log}
+	roots := ca.RootsPublisher{Client: client, Store: p.store, CA: authority, Log: p.log}
 	p.Go(func() error { return c.Run(p.ctx) })
 	p.Go(func() error { return roots.Run(p.ctx) })
 	writer, err := kube.NewStatusWriter(kube.StatusOptions{Config: p.rest, Board: p.board, Log: p.log})

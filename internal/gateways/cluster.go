@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/sluicenet/sluice/mesh/ca"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/route"
 )
@@ -230,7 +231,7 @@ func (c *Cluster) deployment(w Wanted, meta metav1.ObjectMeta) *appsv1.Deploymen
 		Name: "gateway", Image: c.Image, ImagePullPolicy: corev1.PullIfNotPresent,
 		Command: []string{
 			"/sluice", "gateway", "--group", string(w.Group), "--control-plane", c.ControlPlane,
-			"--roots", "/etc/sluice/" + RootsKey, "--token", "/run/secrets/sluice/token", "--run-dir", "/run/sluice/private",
+			"--roots", "/etc/sluice/" + ca.RootsKey, "--token", "/run/secrets/sluice/token", "--run-dir", "/run/sluice/private",
 			"--instance", "$(POD_NAME)",
 		},
 		Env: []corev1.EnvVar{{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}},
@@ -256,7 +257,7 @@ func (c *Cluster) deployment(w Wanted, meta metav1.ObjectMeta) *appsv1.Deploymen
 			Sysctls: []corev1.Sysctl{{Name: "net.ipv4.ip_unprivileged_port_start", Value: "0"}},
 		},
 		Volumes: []corev1.Volume{
-			{Name: "roots", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: RootsConfigMap}}}},
+			{Name: "roots", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: ca.RootsConfigMap}}}},
 			{Name: "token", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{
 				ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "sluice-ca", ExpirationSeconds: new(int64(tokenLife)), Path: "token"},
 			}}}}},

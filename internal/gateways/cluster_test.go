@@ -94,19 +94,3 @@ func TestAddress(t *testing.T) {
 		t.Errorf("with a load balancer: %v", got)
 	}
 }
-
-func TestRootsAreInEveryNamespace(t *testing.T) {
-	client, store := fake.NewClientset(), model.NewStore()
-	r := &Roots{Client: client, Store: store, PEM: []byte("PEM"), Log: slog.Default()}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); _ = r.Run(ctx) }()
-	defer func() { cancel(); <-done }()
-	for _, ns := range []string{"a", "b"} {
-		store.Update(func(tx *model.Txn) { model.Namespaces.Put(tx, &model.Namespace{Meta: model.Meta{Name: ns}}) })
-		eventually(t, ns, func() bool {
-			m, err := client.CoreV1().ConfigMaps(ns).Get(ctx, RootsConfigMap, metav1.GetOptions{})
-			return err == nil && m.Data[RootsKey] == "PEM"
-		})
-	}
-}

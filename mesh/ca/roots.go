@@ -2,27 +2,30 @@ package ca
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	applyv1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/sluicenet/sluice/mesh"
 	"github.com/sluicenet/sluice/model"
 )
 
-// RootsConfigMap is the ConfigMap in which sidecars find the roots, in each
-// namespace that has any, and RootsKey its key.
+// RootsConfigMap is the ConfigMap in every namespace with the roots of the
+// mesh, for sidecars and gateways to verify the control plane with, and RootsKey
+// its key.
 const (
 	RootsConfigMap = "sluice-mesh-roots"
 	RootsKey       = "root.pem"
 )
 
-// RootsPublisher puts the roots into the namespaces of a cluster in which there
-// are Pods with sidecars. A Pod waits for the ConfigMap before it starts.
+// RootsPublisher keeps [RootsConfigMap] in every namespace of a cluster. A Pod
+// waits for it before it starts.
 type RootsPublisher struct {
 	Client kubernetes.Interface
 	Store  *model.Store
@@ -30,58 +33,52 @@ type RootsPublisher struct {
 	Log    *slog.Logger // nil: slog.Default()
 }
 
-// retryRoots is how long it waits after a namespace could not be written.
-const retryRoots = 5 * time.Second
+// retryRoots is how long it waits after a namespace could not be written, and
+// renewRoots until it writes all once more, whoever has removed one.
+const (
+	retryRoots = 2 * time.Second
+	renewRoots = 5 * time.Minute
+)
 
-// Run publishes until the context ends, whose error it returns.
+// Run writes the ConfigMap into each namespace as it appears, until the context
+// ends, whose error it returns.
 func (p RootsPublisher) Run(ctx context.Context) error {
-	log := p.Log
-	if log == nil {
-		log = slog.Default()
+	if p.Log == nil {
+		p.Log = slog.Default()
 	}
 	w := p.Store.Watch()
 	defer w.Stop()
-	done, failed := map[string]bool{}, map[string]bool{}
+	due := map[string]bool{}
 	for {
-		next, cancel := ctx, context.CancelFunc(func() {})
-		if len(failed) > 0 {
-			next, cancel = context.WithTimeout(ctx, retryRoots)
+		wait := renewRoots
+		if len(due) > 0 {
+			wait = retryRoots
 		}
+		next, cancel := context.WithTimeout(ctx, wait)
 		up, err := w.Next(next)
 		cancel()
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err()
-		}
-		todo := failed
-		failed = map[string]bool{}
-		if err == nil {
-			for _, key := range up.Changed {
-				if pod, ok := podWithSidecar(up.New, key); ok && !done[pod.Namespace] {
-					todo[pod.Namespace] = true
-				}
-				if key.Kind == model.KindNamespace && !up.New.Has(key) {
-					delete(done, key.Name) // and the ConfigMap with it
-				}
+		case errors.Is(err, context.DeadlineExceeded) && len(due) == 0:
+			for n := range model.Namespaces.All(p.Store.Snapshot()) {
+				due[n.Name] = true
 			}
 		}
-		for ns := range todo {
-			if err := p.publish(ctx, ns); err != nil {
-				log.Warn("roots not published", "namespace", ns, "error", err)
-				failed[ns] = true
-				continue
+		for _, key := range up.Changed {
+			if key.Kind == model.KindNamespace && up.New.Has(key) && !up.Old.Has(key) {
+				due[key.Name] = true
 			}
-			log.Info("roots published", "namespace", ns)
-			done[ns] = true
+		}
+		for namespace := range due {
+			err := p.publish(ctx, namespace)
+			if err != nil && !apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+				p.Log.Warn("roots not published", "namespace", namespace, "error", err)
+				continue // stays due
+			}
+			delete(due, namespace)
 		}
 	}
-}
-
-func podWithSidecar(snap *model.Snapshot, key model.Key) (*model.Pod, bool) {
-	if key.Kind != model.KindPod {
-		return nil, false
-	}
-	pod, ok := model.Pods.Get(snap, key.Namespace, key.Name)
-	return pod, ok && mesh.HasSidecar(pod)
 }
 
 func (p RootsPublisher) publish(ctx context.Context, namespace string) error {

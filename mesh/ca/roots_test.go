@@ -5,13 +5,13 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
 
-	"github.com/sluicenet/sluice/mesh"
 	"github.com/sluicenet/sluice/mesh/ca"
 	"github.com/sluicenet/sluice/model"
 )
@@ -23,34 +23,39 @@ func TestRoots(t *testing.T) {
 		failing, writes := true, 0
 		clients.PrependReactor("patch", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
 			if writes++; failing {
-				return true, nil, errors.New("no such namespace yet")
+				return true, nil, errors.New("the API server is away")
 			}
 			return false, nil, nil
 		})
 		store := model.NewStore()
-		put := func(ns, name string, sidecar bool) {
-			pod := &model.Pod{Meta: model.Meta{Namespace: ns, Name: name}}
-			if sidecar {
-				pod.Annotations = map[string]string{mesh.SidecarAnnotation: mesh.SidecarInjected}
-			}
-			store.Update(func(tx *model.Txn) { model.Pods.Put(tx, pod) })
+		put := func(ns string) {
+			store.Update(func(tx *model.Txn) { model.Namespaces.Put(tx, &model.Namespace{Meta: model.Meta{Name: ns}}) })
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- ca.RootsPublisher{Client: clients, Store: store, CA: c}.Run(ctx) }()
-		put("plain", "p", false)
-		put("shop", "p", true)
-		synctest.Wait()
-		failing = false
-		put("shop", "q", true) // tried again, and once is enough
-		synctest.Wait()
-		put("shop", "r", true)
-		synctest.Wait()
-		list, err := clients.CoreV1().ConfigMaps("").List(ctx, metav1.ListOptions{})
-		if err != nil || len(list.Items) != 1 || list.Items[0].Namespace != "shop" ||
-			list.Items[0].Data[ca.RootsKey] != string(c.Roots()) || writes != 2 {
-			t.Errorf("%+v %v after %d writes", list, err, writes)
+		expect := func(when string, wantWrites int, namespaces ...string) {
+			t.Helper()
+			synctest.Wait()
+			for _, ns := range namespaces {
+				m, err := clients.CoreV1().ConfigMaps(ns).Get(ctx, ca.RootsConfigMap, metav1.GetOptions{})
+				if err != nil || m.Data[ca.RootsKey] != string(c.Roots()) {
+					t.Errorf("%s: namespace %s: %v", when, ns, err)
+				}
+			}
+			if writes != wantWrites {
+				t.Errorf("%s: %d writes, want %d", when, writes, wantWrites)
+			}
 		}
+		put("shop")
+		expect("refused", 1)
+		failing = false
+		time.Sleep(3 * time.Second)
+		expect("tried again", 2, "shop")
+		put("bank")
+		expect("a new one", 3, "shop", "bank")
+		time.Sleep(6 * time.Minute)
+		expect("renewed", 5, "shop", "bank")
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Error(err)
