@@ -244,12 +244,12 @@ func (m *mutator) ways() []way {
 }
 
 func expect200(ctx context.Context, c *http.Client, address, host string) error {
-	resp, body, err := ask(ctx, c, address, host)
+	got, err := ask(ctx, c, address, host)
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("status %d: %.100s", resp.StatusCode, body)
+	if got.status != http.StatusOK {
+		return fmt.Errorf("status %d: %.100s", got.status, got.body)
 	}
 	return nil
 }

@@ -256,12 +256,12 @@ func (p *probes) dns(want netip.Addr) (bool, error) {
 }
 
 func (p *probes) envoy(ctx context.Context, version string) (bool, error) {
-	resp, _, err := ask(ctx, p.http, netip.AddrPortFrom(p.w.node.IPv4(), 80).String(), "edit.example.com")
+	a, err := ask(ctx, p.http, netip.AddrPortFrom(p.w.node.IPv4(), 80).String(), "edit.example.com")
 	if err != nil {
 		return false, err
 	}
-	if got := resp.Header.Get("x-version"); got != version {
-		return false, fmt.Errorf("status %d, version %q", resp.StatusCode, got)
+	if got := a.header.Get("x-version"); got != version {
+		return false, fmt.Errorf("status %d, version %q", a.status, got)
 	}
 	return true, nil
 }

@@ -71,18 +71,19 @@ metadata: {name: default-token, annotations: {kubernetes.io/service-account.name
 type: kubernetes.io/service-account-token
 stringData: {token: %s}
 `, token)}
-	slice := `apiVersion: discovery.k8s.io/v1
+	var slice strings.Builder
+	slice.WriteString(`apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {name: shop-1, labels: {kubernetes.io/service-name: shop}}
 addressType: IPv4
 ports: [{name: http, port: 8080}]
 endpoints:
-`
+`)
 	for _, i := range []int{meshV1, meshV2, meshClient} {
 		labels := "app: caller"
 		if i != meshClient {
 			labels = fmt.Sprintf("app: shop, version: v%d", i-meshV1+1)
-			slice += fmt.Sprintf("- {addresses: [%s], targetRef: {kind: Pod, name: %s}}\n", m.w.pods[i].IPv4(), m.w.pods[i].Name())
+			_, _ = fmt.Fprintf(&slice, "- {addresses: [%s], targetRef: {kind: Pod, name: %s}}\n", m.w.pods[i].IPv4(), m.w.pods[i].Name())
 		}
 		docs = append(docs, fmt.Sprintf(`apiVersion: v1
 kind: Pod
@@ -91,7 +92,7 @@ spec: {nodeName: node1, serviceAccountName: default, containers: [{name: app, im
 status: {phase: Running, podIPs: [{ip: %s}], conditions: [{type: Ready, status: "True"}]}
 `, m.w.pods[i].Name(), labels, m.w.pods[i].IPv4()))
 	}
-	_, err := m.w.write("mesh-pods.yaml", strings.Join(append(docs, slice), "---\n"))
+	_, err := m.w.write("mesh-pods.yaml", strings.Join(append(docs, slice.String()), "---\n"))
 	return err
 }
 

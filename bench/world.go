@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -164,26 +165,26 @@ func until(ctx context.Context, limit time.Duration, f func() (bool, error)) err
 	}
 }
 
+// answer is what a request brought.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
 // ask makes one request by a client that keeps its connection.
-func ask(ctx context.Context, c *http.Client, address, host string) (*http.Response, string, error) {
+func ask(ctx context.Context, c *http.Client, address, host string) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/", nil)
 	if err != nil {
-		return nil, "", err
+		return answer{}, err
 	}
 	req.Host = host
 	resp, err := c.Do(req)
 	if err != nil {
-		return nil, "", err
+		return answer{}, err
 	}
 	body, err := io.ReadAll(resp.Body)
-	return resp, string(body), errors2(err, resp.Body.Close())
-}
-
-func errors2(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
+	return answer{resp.StatusCode, resp.Header, string(body)}, errors.Join(err, resp.Body.Close())
 }
 
 // hostname asks the TCP echo server behind an address who it is.

@@ -83,7 +83,7 @@ func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done wait
 	}
 	f := &flight{
 		key: string(key), stale: m.stale, waiters: []waiter{done},
-		question: forward.Question{Name: []byte(key[:len(m.name)]), Type: q.Type, DO: q.DO, CD: q.Flags&wire.FlagCD != 0},
+		question: forward.Question{Name: key[:len(m.name)], Type: q.Type, DO: q.DO, CD: q.Flags&wire.FlagCD != 0},
 	}
 	r.flights[f.key] = f
 	var shed *flight

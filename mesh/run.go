@@ -41,7 +41,8 @@ const pollInterval = 20 * time.Millisecond
 
 // Run plans the mesh from the store, publishes the plan and keeps both in step
 // until the context ends. It waits for the source's first full state of the
-// kinds that it reads.
+// kinds that it reads, and marks [model.KindSplit] as synced when the kernel's
+// shares are in the store.
 func Run(ctx context.Context, o Options) error {
 	if o.Store == nil || !o.SplitsOnly && (o.Publisher == nil || o.Progress == nil || o.Board == nil) {
 		return errors.New("mesh: a store, a publisher, a source of progress and a board are needed")
@@ -123,6 +124,7 @@ func (r *runner) update(up model.Update) {
 	}
 	if !r.started {
 		r.started = true
+		r.Store.Update(func(tx *model.Txn) { tx.MarkSynced(model.KindSplit) })
 		if r.Planned != nil {
 			r.Planned()
 		}

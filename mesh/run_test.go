@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -106,8 +107,8 @@ func TestRun(t *testing.T) {
 		mode := func() route.MTLSMode {
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			for i := len(p.calls) - 1; i >= 0; i-- {
-				for _, c := range p.calls[i] {
+			for _, call := range slices.Backward(p.calls) {
+				for _, c := range call {
 					if l, ok := c.Resource.(*route.Listener); ok && l.Inbound != nil {
 						return l.Inbound.Default
 					}

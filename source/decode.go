@@ -92,9 +92,9 @@ func (d *decoder) document(root *yaml.Node, depth int) {
 		fail("apiVersion: is missing, must be the API's group and version of %s", name)
 		return
 	}
-	group, version := "", apiVersion
-	if i := strings.IndexByte(apiVersion, '/'); i >= 0 {
-		group, version = apiVersion[:i], apiVersion[i+1:]
+	group, version, found := strings.Cut(apiVersion, "/")
+	if !found {
+		group, version = "", apiVersion // of the core group
 	}
 	if items := child(root, "items"); strings.HasSuffix(name, "List") && items != nil && items.Kind == yaml.SequenceNode {
 		if depth > 0 {

@@ -161,7 +161,7 @@ func convertEndpoints(in *corev1.Endpoints, f *findings) []Value { //nolint:stat
 			}
 		}
 		byFamily := map[bool]*model.EndpointSlice{}
-		add := func(list string, addresses []corev1.EndpointAddress, ready bool) { //nolint:staticcheck // deprecated, as above
+		add := func(list string, addresses []corev1.EndpointAddress, ready bool) {
 			for j, a := range addresses {
 				ip, ok := addr(f, fmt.Sprintf("subsets[%d].%s[%d].ip", i, list, j), a.IP)
 				if !ok {

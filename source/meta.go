@@ -70,13 +70,10 @@ func slimMeta(m *metav1.ObjectMeta) model.Meta {
 func stripMeta(m *metav1.ObjectMeta) {
 	m.ManagedFields = nil
 	m.ResourceVersion = ""
-	m.SelfLink = ""
 	m.OwnerReferences = nil
 	m.Finalizers = nil
 	m.GenerateName = ""
-	if _, has := m.Annotations[corev1.LastAppliedConfigAnnotation]; has {
-		delete(m.Annotations, corev1.LastAppliedConfigAnnotation)
-	}
+	delete(m.Annotations, corev1.LastAppliedConfigAnnotation)
 	if len(m.Annotations) == 0 {
 		m.Annotations = nil
 	}

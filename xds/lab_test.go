@@ -40,7 +40,7 @@ type control struct {
 
 func newControl(t *testing.T) *control {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sl") // a socket's path has to be short
+	dir, err := os.MkdirTemp("", "sl") //nolint:usetesting // a socket's path has to be short
 	if err != nil {
 		t.Fatal(err)
 	}

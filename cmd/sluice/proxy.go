@@ -6,11 +6,15 @@ import (
 	"net/netip"
 	"net/url"
 	"sync/atomic"
+	"time"
 
+	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/proxy"
 	"github.com/sluicenet/sluice/proxy/conntrack"
 	"github.com/sluicenet/sluice/proxy/nftables"
 )
+
+var errNotProgrammed = errors.New("the Services are not programmed yet")
 
 // proxy adds the service proxy of the node.
 func (p *process) proxy() error {
@@ -29,15 +33,18 @@ func (p *process) proxy() error {
 	}
 	p.observe.Check("proxy", func() error {
 		if current.Load() == nil {
-			return errors.New("Services are not programmed yet")
+			return errNotProgrammed
 		}
 		return nil
 	})
 	p.admin.Questions["trace"] = func(_ context.Context, q url.Values) (any, error) {
 		return trace(current.Load(), q)
 	}
-	watch := p.store.Watch()
 	p.Go(func() error {
+		if err := p.awaitSplits(); err != nil {
+			return errors.Join(err, engine.Close())
+		}
+		watch := p.store.Watch()
 		defer watch.Stop()
 		return errors.Join(proxy.Run(p.ctx, proxy.Options{
 			Updates: watch,
@@ -51,13 +58,41 @@ func (p *process) proxy() error {
 	return nil
 }
 
+// splitPatience is how long Services wait for the weights that routes give
+// them. Without routes, as where they may not be read, Services come first.
+const splitPatience = 3 * time.Second
+
+// awaitSplits waits until the kernel's shares are planned, so that a restart
+// does not take the weights out of force for a moment.
+func (p *process) awaitSplits() error {
+	watch := p.store.Watch()
+	defer watch.Stop()
+	ctx := p.ctx
+	for {
+		up, err := watch.Next(ctx)
+		switch {
+		case p.ctx.Err() != nil:
+			return p.ctx.Err()
+		case err != nil:
+			p.log.Warn("Services go without the weights of routes, which are not read yet", "waited", splitPatience)
+			return nil
+		case up.New.Synced(model.KindService, model.KindEndpointSlice, model.KindSplit):
+			return nil
+		case up.New.Synced(model.KindService, model.KindEndpointSlice) && ctx == p.ctx:
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(p.ctx, splitPatience)
+			defer cancel()
+		}
+	}
+}
+
 // protocols are those of a connection, by name.
 var protocols = map[string]proxy.Protocol{"TCP": proxy.TCP, "UDP": proxy.UDP, "SCTP": proxy.SCTP}
 
 // trace answers what happens to a new connection.
 func trace(plan *proxy.Plan, q url.Values) (any, error) {
 	if plan == nil {
-		return nil, errors.New("Services are not programmed yet")
+		return nil, errNotProgrammed
 	}
 	destination, err := netip.ParseAddrPort(q.Get("destination"))
 	if err != nil {

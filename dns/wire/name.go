@@ -27,8 +27,8 @@ func ParseName(s string) ([]byte, error) {
 	start := 0 // of the label being read
 	for i := 0; i < len(s); i++ {
 		c := s[i]
-		switch {
-		case c == '.':
+		switch c {
+		case '.':
 			n := len(name) - start - 1
 			if n == 0 || n > MaxLabel {
 				return nil, fmt.Errorf("%w %q: a label has %d octets, expected 1 to %d", ErrName, s, n, MaxLabel)
@@ -37,7 +37,7 @@ func ParseName(s string) ([]byte, error) {
 			start = len(name)
 			name = append(name, 0)
 			continue
-		case c == '\\':
+		case '\\':
 			var ok bool
 			if c, i, ok = unescape(s, i); !ok {
 				return nil, fmt.Errorf("%w %q: bad escape", ErrName, s)

@@ -82,7 +82,7 @@ func (p *Planner) Update(u model.Update) (*Zone, []Finding) {
 		if had == has {
 			continue
 		}
-		none, some := &records{}, p.builder.namespace(ns)
+		none, some := &records{}, p.namespace(ns)
 		if had {
 			none, some = some, none
 		}

@@ -28,7 +28,9 @@ func (z *Zone) WriteTo(w io.Writer) (int64, error) {
 	}
 	for _, e := range entries {
 		if !e.hasSets() {
-			fmt.Fprintf(out, "; %s\n", wire.NameString(e.name()))
+			if _, err := fmt.Fprintf(out, "; %s\n", wire.NameString(e.name())); err != nil {
+				return out.n, err
+			}
 		}
 		for typ, rrs := range e.types() {
 			if typ == typeEndpointPTR {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,13 +36,13 @@ type Configuration struct {
 	Envoy      string `json:"envoy,omitempty" usage:"Envoy binary (default: found on $PATH, then where hack/envoy puts it)"`
 	Zone       string `json:"zone,omitempty" usage:"cluster's DNS zone"`
 
-	Log   Log   `json:"log,omitempty"`
-	Proxy Proxy `json:"proxy,omitempty"`
-	DNS   DNS   `json:"dns,omitempty"`
-	XDS   XDS   `json:"xds,omitempty"`
-	Mesh  Mesh  `json:"mesh,omitempty"`
+	Log   Log   `json:"log,omitzero"`
+	Proxy Proxy `json:"proxy,omitzero"`
+	DNS   DNS   `json:"dns,omitzero"`
+	XDS   XDS   `json:"xds,omitzero"`
+	Mesh  Mesh  `json:"mesh,omitzero"`
 
-	Gateways Gateways `json:"gateways,omitempty"`
+	Gateways Gateways `json:"gateways,omitzero"`
 }
 
 // Log is what is written to standard error.
@@ -78,7 +79,7 @@ type XDS struct {
 type Mesh struct {
 	TrustDomain     string          `json:"trustDomain,omitempty" usage:"SPIFFE trust domain"`
 	RootNamespace   string          `json:"rootNamespace,omitempty" usage:"namespace whose PeerAuthentication holds for the whole mesh"`
-	CertificateLife metav1.Duration `json:"certificateLife,omitempty" usage:"life of workload certificates; they are renewed at half of it"`
+	CertificateLife metav1.Duration `json:"certificateLife,omitzero" usage:"life of workload certificates; they are renewed at half of it"`
 }
 
 // Gateways are the Envoys that serve Gateways and Ingresses.
@@ -157,10 +158,8 @@ func (c *Configuration) Validate() error {
 }
 
 func oneOf(field, value string, allowed ...string) error {
-	for _, a := range allowed {
-		if value == a {
-			return nil
-		}
+	if slices.Contains(allowed, value) {
+		return nil
 	}
 	return fmt.Errorf("%s: expected one of %q, found %q", field, allowed, value)
 }

@@ -107,10 +107,8 @@ func split(b []byte) []part {
 }
 
 func stripComment(b []byte) []byte {
-	if i := bytes.IndexByte(b, '#'); i >= 0 {
-		return b[:i]
-	}
-	return b
+	before, _, _ := bytes.Cut(b, []byte{'#'})
+	return before
 }
 
 func document(body []byte, o Options) ([]byte, error) {

@@ -2,8 +2,10 @@ package sidecar_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -198,7 +200,7 @@ spec:
 				defer hc.CloseIdleConnections()
 				a, err := ask(hc, direct, "")
 				if (err != nil) != (mode == "STRICT") {
-					return fmt.Errorf("plaintext: %v %v", a.Name, err)
+					return fmt.Errorf("plaintext: %v, %w", a.Name, cmp.Or(err, errors.New("no failure")))
 				}
 				m, err := ask(client, "http://10.96.0.11/", "first")
 				if err != nil {
@@ -225,7 +227,7 @@ spec:
 				row = 0
 			}
 			if row < 20 {
-				return fmt.Errorf("%s %v", a.Name, err)
+				return fmt.Errorf("%s, %w", a.Name, cmp.Or(err, errors.New("no failure")))
 			}
 			return nil
 		})

@@ -6,8 +6,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -123,14 +125,15 @@ func (s *secrets) StreamSecrets(stream secret.SecretDiscoveryService_StreamSecre
 	)
 	for {
 		have, changed := s.get(names)
-		version := ""
+		var versions strings.Builder
 		var bodies []*anypb.Any
 		for _, n := range names {
 			if v, ok := have[n]; ok {
-				version += n + "=" + v.version + ";"
+				versions.WriteString(n + "=" + v.version + ";")
 				bodies = append(bodies, v.body)
 			}
 		}
+		version := versions.String()
 		if version != sent && len(bodies) > 0 {
 			nonce++
 			sent = version
@@ -192,9 +195,7 @@ func (s *secrets) DeltaSecrets(stream secret.SecretDiscoveryService_DeltaSecrets
 			if err := s.check(req.GetTypeUrl(), req.GetErrorDetail().GetMessage()); err != nil {
 				return err
 			}
-			for n, v := range req.GetInitialResourceVersions() {
-				has[n] = v
-			}
+			maps.Copy(has, req.GetInitialResourceVersions())
 			for _, n := range req.GetResourceNamesUnsubscribe() {
 				delete(has, n)
 				names = slices.DeleteFunc(names, func(o string) bool { return o == n })

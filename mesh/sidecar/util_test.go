@@ -75,7 +75,7 @@ func newCluster(t *testing.T, life time.Duration) *cluster {
 func executable(t *testing.T) string {
 	t.Helper()
 	from := envoytest.Path(t)
-	dir, err := os.MkdirTemp("", "sluice-envoy")
+	dir, err := os.MkdirTemp("", "sluice-envoy") //nolint:usetesting // only this user can look into t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func (c *cluster) mesh(pod *lab.Pod, account string) {
 	if err := redirect.Apply(redirect.Config{}, pod.FD()); err != nil {
 		c.t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "sluice-sidecar")
+	dir, err := os.MkdirTemp("", "sluice-sidecar") //nolint:usetesting // its sockets' paths have to be short
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -208,9 +208,7 @@ func TestAllocateWalk(t *testing.T) {
 			changes = append(changes, decode(t, spec(key.Name, strings.Join(s, ", ")))...)
 		}
 		out := a.apply(changes)
-		for key, s := range out {
-			now[key] = s
-		}
+		maps.Copy(now, out)
 		for _, c := range changes {
 			if c.object == nil {
 				delete(now, c.key)
@@ -219,7 +217,7 @@ func TestAllocateWalk(t *testing.T) {
 		used := map[string]model.Key{}
 		for key, s := range now {
 			given := assigned(s)
-			for _, what := range strings.Fields(given) {
+			for what := range strings.FieldsSeq(given) {
 				if other, taken := used[what]; taken {
 					t.Fatalf("step %d: %s is %s's and %s's", step, what, key, other)
 				}

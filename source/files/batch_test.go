@@ -48,7 +48,7 @@ func TestBatch(t *testing.T) {
 			b := newBatch()
 			var got []string
 			events := c.events
-			for ms := 0; ms < 1000; ms++ {
+			for ms := range 1000 {
 				now := start.Add(time.Duration(ms) * time.Millisecond)
 				for len(events) > 0 && events[0].ms == ms {
 					events[0].do(b, now)

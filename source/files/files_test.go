@@ -267,7 +267,7 @@ func TestKeptOpen(t *testing.T) {
 	f := start(t)
 	out, err := os.Create(f.path("a.yaml"))
 	f.do(err)
-	defer out.Close() //nolint:errcheck // the test is over then
+	defer func() { _ = out.Close() }()
 	_, err = out.WriteString(service("web", 80))
 	f.do(err)
 	f.ports("web:80")

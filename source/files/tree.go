@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -90,7 +91,7 @@ func (l *listing) walk(rel string, watch func(string) error, above []os.FileInfo
 	if len(above) >= maxLevels {
 		return fmt.Errorf("%s is nested deeper than %d folders", dir, maxLevels)
 	}
-	above = append(above[:len(above):len(above)], here)
+	above = append(slices.Clip(above), here)
 	if err := watch(dir); err != nil {
 		return vanished(err)
 	}

@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/sluicenet/sluice/route"
@@ -72,10 +73,8 @@ func split(node string) ([]string, error) {
 	if want == 0 || len(parts) != want {
 		return nil, fmt.Errorf("node id %q is neither gateway/<namespace>/<name>/<instance> nor sidecar/<namespace>/<pod>", node)
 	}
-	for _, part := range parts {
-		if part == "" {
-			return nil, fmt.Errorf("node id %q has an empty part", node)
-		}
+	if slices.Contains(parts, "") {
+		return nil, fmt.Errorf("node id %q has an empty part", node)
 	}
 	return parts, nil
 }

@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -78,8 +79,8 @@ func (c *client) typeOf(url string) *typeState {
 
 // lookup returns what the groups have of a resource, and the group's index.
 func (c *client) lookup(ref Ref) (*entry, int) {
-	for i := len(c.groups) - 1; i >= 0; i-- {
-		if e := c.groups[i].group.get(ref); e != nil {
+	for i, g := range slices.Backward(c.groups) {
+		if e := g.group.get(ref); e != nil {
 			return e, i
 		}
 	}

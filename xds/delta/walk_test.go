@@ -27,7 +27,6 @@ type world struct {
 	n        int
 	clusters map[string]bool
 	scopes   map[string][]string
-	listener bool
 }
 
 func (w *world) version(badness float64) string {
