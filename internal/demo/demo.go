@@ -10,8 +10,6 @@ package demo
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -19,12 +17,10 @@ import (
 	"path/filepath"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/sluicenet/sluice/internal/envoy"
 	"github.com/sluicenet/sluice/internal/lab"
+	"github.com/sluicenet/sluice/internal/showcase"
 	"github.com/sluicenet/sluice/manifests/examples"
-	"github.com/sluicenet/sluice/model"
 )
 
 // Options says how the demo runs. The zero value shows it on standard output.
@@ -70,10 +66,10 @@ func Run(ctx context.Context, o Options) error {
 		err = cause
 	}
 	if err == nil {
-		d.table.summary(time.Since(started))
+		d.table.Summary(time.Since(started))
 	}
-	if err == nil && d.table.failed > 0 {
-		err = fmt.Errorf("%d of %d lines: %w", d.table.failed, d.table.lines, ErrFailed)
+	if all, failed := d.table.Lines(); err == nil && failed > 0 {
+		err = fmt.Errorf("%d of %d lines: %w", failed, all, ErrFailed)
 	}
 	if err != nil && !o.Verbose {
 		d.tails()
@@ -87,21 +83,19 @@ func Run(ctx context.Context, o Options) error {
 // demo is a running demonstration.
 type demo struct {
 	*world
-	table    *table
+	out      io.Writer
+	table    *showcase.Table
 	binary   string
 	envoy    string
-	trust    *tls.Config          // of the Gateway's certificate
-	ips      map[string]addresses // of Services, by name
-	dns      *resolver
+	place    *showcase.Place
 	sidecars int      // that run
-	noMesh   string   // why there are no sidecars, or empty
 	up       *process // sluice up on node1
 	node     *process // sluice node on node2
 }
 
 // prepare finds the programs and builds the network.
 func prepare(o Options, fail context.CancelCauseFunc) (_ *demo, err error) {
-	d := &demo{table: newTable(o.Out), binary: o.Binary}
+	d := &demo{out: o.Out, table: showcase.NewTable(o.Out), binary: o.Binary}
 	if d.binary == "" {
 		if d.binary, err = os.Executable(); err != nil {
 			return nil, err
@@ -110,7 +104,7 @@ func prepare(o Options, fail context.CancelCauseFunc) (_ *demo, err error) {
 	if d.envoy, err = envoy.Find(o.Envoy); err != nil {
 		return nil, err
 	}
-	d.table.note("building two nodes, their Pods and a client outside, of network namespaces")
+	d.table.Note("building two nodes, their Pods and a client outside, of network namespaces")
 	dir, bound, err := d.makeDir(o.Keep)
 	if err != nil {
 		return nil, err
@@ -122,11 +116,10 @@ func prepare(o Options, fail context.CancelCauseFunc) (_ *demo, err error) {
 	if o.Verbose {
 		d.follow = newFollower(o.Out)
 	}
-	if d.trust, err = trust(d.secrets); err != nil {
+	if d.place, err = d.newPlace(); err != nil {
 		d.close()
 		return nil, err
 	}
-	d.dns = newResolver(d.pods["toolbox"])
 	return d, nil
 }
 
@@ -157,22 +150,11 @@ func (d *demo) makeDir(visible bool) (dir string, bound []func() error, err erro
 	return dir, bound, nil
 }
 
-// trust takes the Gateway's example certificate as the only root.
-func trust(secrets []*model.Secret) (*tls.Config, error) {
-	for _, secret := range secrets {
-		roots := x509.NewCertPool()
-		if secret.Name == "example-com" && roots.AppendCertsFromPEM(secret.Data[corev1.TLSCertKey]) {
-			return &tls.Config{RootCAs: roots}, nil
-		}
-	}
-	return nil, errors.New("the quick start has no certificate example-com")
-}
-
 // show runs sluice and writes the table. It returns an error where the table
 // cannot be completed; lines that fail are counted in the table.
 func (d *demo) show(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		d.startNodes, d.startSidecars, d.services, d.names, d.gateway, d.mesh, d.edits, d.restart,
+		d.startNodes, d.startSidecars, d.place.Show,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -187,15 +169,15 @@ func (d *demo) show(ctx context.Context) error {
 // tails writes the end of what each process wrote.
 func (d *demo) tails() {
 	for _, p := range d.procs {
-		_, _ = fmt.Fprintf(d.table.out, "\n--- the last lines of %s:\n%s\n", p.name, p.tail(20))
+		_, _ = fmt.Fprintf(d.out, "\n--- the last lines of %s:\n%s\n", p.name, p.tail(20))
 	}
 }
 
 // keep waits for the interrupt.
 func (d *demo) keep(ctx context.Context) {
-	d.table.section("The lab keeps running until ^C. From another terminal:")
-	d.table.note("%s get services -A --socket %s", cmp.Or(os.Args[0], "sluice"), d.socket("node1"))
-	d.table.note("edit %s", d.manifests())
-	d.table.note("logs: %s/*.log", d.dir)
+	d.table.Section("The lab keeps running until ^C. From another terminal:")
+	d.table.Note("%s get services -A --socket %s", cmp.Or(os.Args[0], "sluice"), d.socket("node1"))
+	d.table.Note("edit %s", d.manifests())
+	d.table.Note("logs: %s/*.log", d.dir)
 	<-ctx.Done()
 }

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/sluicenet/sluice/internal/lab"
+	"github.com/sluicenet/sluice/internal/showcase"
 	"github.com/sluicenet/sluice/mesh"
 	"github.com/sluicenet/sluice/mesh/ca"
 	"github.com/sluicenet/sluice/model"
@@ -22,7 +23,7 @@ import (
 // by its user.
 func (d *demo) startSidecars(ctx context.Context) error {
 	if !lab.HasUser(mesh.ProxyUID) {
-		d.noMesh = "only one user can be had here, and a sidecar needs another one than its application; run as root, or install " +
+		d.place.NoMesh = "only one user can be had here, and a sidecar needs another one than its application; run as root, or install " +
 			"newuidmap (Debian's package uidmap) and give this user a range in /etc/subuid and /etc/subgid"
 		return nil
 	}
@@ -32,7 +33,9 @@ func (d *demo) startSidecars(ctx context.Context) error {
 		}
 		d.sidecars++
 	}
-	return until(ctx, "a request from sidecar to sidecar", asks(d.ordersFrom("frontend-1").ask))
+	d.place.Want = 1 + d.sidecars
+	return showcase.Until(ctx, patience, "a request from sidecar to sidecar",
+		showcase.Ask(d.place.OrdersFrom(d.place.Frontend).Ask).Succeeds)
 }
 
 func (d *demo) startSidecar(ctx context.Context, pod *model.Pod) error {

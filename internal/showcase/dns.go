@@ -1,4 +1,4 @@
-package demo
+package showcase
 
 import (
 	"context"
@@ -6,36 +6,28 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/miekg/dns"
-
-	"github.com/sluicenet/sluice/internal/lab"
 )
 
-// resolver asks for names from inside a Pod, with dig where the machine has it.
-type resolver struct {
-	pod    *lab.Pod
-	server netip.AddrPort
-	dig    string // its path, or empty
-}
-
-func newResolver(pod *lab.Pod) *resolver {
-	r := &resolver{pod: pod, server: netip.AddrPortFrom(pod.Node().IPv4(), 53)}
-	if path, err := exec.LookPath("dig"); err == nil {
-		r.dig = path
-	}
-	return r
+// Resolver asks for names from where it is, by dig if there is one.
+type Resolver struct {
+	From   Dialer
+	Server netip.AddrPort
+	// Search completes names that do not end with a dot.
+	Search []string
+	// Dig runs dig there and returns what it writes; nil: there is none.
+	Dig func(ctx context.Context, args ...string) ([]byte, error)
 }
 
 // tool is the name of what asks.
-func (r *resolver) tool() string {
-	if r.dig == "" {
-		return "ask (dig is missing)"
+func (r *Resolver) tool() string {
+	if r.Dig == nil {
+		return "ask"
 	}
 	return "dig"
 }
@@ -43,13 +35,13 @@ func (r *resolver) tool() string {
 // lookup asks for the records of a type, and returns their values, sorted, or
 // the response code where that is not NOERROR. dig asks the server of the Pod's
 // resolv.conf, and completes names by its search list.
-func (r *resolver) lookup(ctx context.Context, name, kind string) ([]string, error) {
+func (r *Resolver) lookup(ctx context.Context, name, kind string) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if r.dig == "" {
-		return r.exchange(ctx, name, kind)
+	if r.Dig == nil {
+		return r.Exchange(ctx, name, kind)
 	}
-	out, err := r.pod.Command(ctx, r.dig, "+search", "+noall", "+answer", "+comments", "+tries=1", name, kind).Output()
+	out, err := r.Dig(ctx, "+search", "+noall", "+answer", "+comments", "+tries=1", name, kind)
 	if err != nil {
 		return nil, fmt.Errorf("dig %s %s: %w: %s", name, kind, err, strings.TrimSpace(string(out)))
 	}
@@ -79,14 +71,28 @@ func parseDig(out, kind string) ([]string, error) {
 	return []string{status}, nil
 }
 
-// exchange asks by ourselves, for the full name.
-func (r *resolver) exchange(ctx context.Context, name, kind string) ([]string, error) {
+// Exchange asks by itself, for a name and its completions until one is there.
+func (r *Resolver) Exchange(ctx context.Context, name, kind string) (values []string, err error) {
+	names := []string{name}
 	if !strings.HasSuffix(name, ".") {
-		name += ".default.svc.cluster.local."
+		names = nil
+		for _, s := range r.Search {
+			names = append(names, name+"."+s+".")
+		}
 	}
+	for _, full := range names {
+		values, err = r.exchange(ctx, full, kind)
+		if err != nil || !slices.Equal(values, []string{"NXDOMAIN"}) {
+			break
+		}
+	}
+	return values, err
+}
+
+func (r *Resolver) exchange(ctx context.Context, name, kind string) ([]string, error) {
 	question := new(dns.Msg)
 	question.SetQuestion(name, dns.StringToType[kind])
-	conn, err := r.pod.DialContext(ctx, "udp", r.server.String())
+	conn, err := r.From.DialContext(ctx, "udp", r.Server.String())
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +129,7 @@ func exchange(conn net.Conn, question *dns.Msg) (*dns.Msg, error) {
 }
 
 // alias asks again and again on one socket for what a name stands for.
-func (r *resolver) alias(name string) asking {
+func (r *Resolver) alias(name string) Ask {
 	var mu sync.Mutex // guards conn, which one question at a time uses
 	var conn net.Conn
 	return func(ctx context.Context) (string, error) {
@@ -131,7 +137,7 @@ func (r *resolver) alias(name string) asking {
 		defer mu.Unlock()
 		var err error
 		if conn == nil {
-			if conn, err = r.pod.DialContext(ctx, "udp", r.server.String()); err != nil {
+			if conn, err = r.From.DialContext(ctx, "udp", r.Server.String()); err != nil {
 				return "", err
 			}
 		}

@@ -1,4 +1,4 @@
-package demo
+package showcase
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 // load asks at a steady rate, also while answers are outstanding, and counts.
 type load struct {
 	what string
-	ask  asking
+	ask  Ask
 
 	mu      sync.Mutex // guards the rest
 	asked   int

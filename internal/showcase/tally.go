@@ -1,4 +1,4 @@
-package demo
+package showcase
 
 import (
 	"context"
@@ -11,8 +11,8 @@ import (
 	"sync"
 )
 
-// asking makes one connection or request and says who answered it.
-type asking func(ctx context.Context) (who string, err error)
+// Ask makes one connection or request and says who answered it.
+type Ask func(ctx context.Context) (who string, err error)
 
 // tally is who answered how often.
 type tally struct {
@@ -24,7 +24,7 @@ type tally struct {
 const workers = 4
 
 // count asks n times.
-func count(ctx context.Context, n int, ask asking) tally {
+func count(ctx context.Context, n int, ask Ask) tally {
 	t := tally{counts: map[string]int{}}
 	var mu sync.Mutex // guards t and left
 	var running sync.WaitGroup

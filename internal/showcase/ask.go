@@ -1,4 +1,4 @@
-package demo
+package showcase
 
 import (
 	"bufio"
@@ -7,21 +7,27 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/sluicenet/sluice/internal/echo"
-	"github.com/sluicenet/sluice/internal/lab"
 )
 
 // patience is how long one connection or request may take. It is long, for a
 // machine may be busy; how long it took is shown where it matters.
 const patience = 20 * time.Second
 
-// line asks a TCP or UDP echo server, which says its name in one line.
-func line(from *lab.Namespace, network string, to netip.AddrPort) asking {
+// Dialer opens connections from where it is: a namespace, a Pod. Addresses are
+// literal ones.
+type Dialer interface {
+	DialContext(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Line asks a TCP or UDP echo server, which says its name in one line.
+func Line(from Dialer, network string, to netip.AddrPort) Ask {
 	return func(ctx context.Context) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
@@ -43,8 +49,8 @@ func line(from *lab.Namespace, network string, to netip.AddrPort) asking {
 	}
 }
 
-// web is an HTTP client in a namespace.
-type web struct {
+// Web is an HTTP client somewhere, which asks for one host at one address.
+type Web struct {
 	client    *http.Client
 	transport *http.Transport
 	scheme    string
@@ -52,32 +58,36 @@ type web struct {
 	host      string
 }
 
-// plain asks for a host at an address, each time on a new connection.
-func plain(from *lab.Namespace, to netip.AddrPort, host string) *web {
-	client, transport := from.HTTPClient(), from.Transport()
-	client.Timeout, transport.TLSHandshakeTimeout = 0, 0 // patience rules
-	transport.DisableKeepAlives = true
-	client.Transport = transport
-	return &web{client: client, transport: transport, scheme: "http", to: to, host: host}
+// HTTP asks for a host at an address, each time on a new connection.
+func HTTP(from Dialer, to netip.AddrPort, host string) *Web {
+	transport := &http.Transport{
+		DialContext: from.DialContext, DisableKeepAlives: true,
+		TLSHandshakeTimeout: patience, MaxIdleConnsPerHost: 64,
+	}
+	client := &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return &Web{client: client, transport: transport, scheme: "http", to: to, host: host}
 }
 
-// secure does it over TLS, and trusts nothing but the given certificates.
-func secure(from *lab.Namespace, to netip.AddrPort, host string, config *tls.Config) *web {
-	c := plain(from, to, host)
+// HTTPS does it over TLS, and trusts nothing but the given certificates.
+func HTTPS(from Dialer, to netip.AddrPort, host string, config *tls.Config) *Web {
+	c := HTTP(from, to, host)
 	c.scheme = "https"
 	c.transport.TLSClientConfig = config.Clone()
 	c.transport.TLSClientConfig.ServerName = host
 	return c
 }
 
-// keepAlive asks on connections that stay.
-func (c *web) keepAlive() *web {
+// KeepAlive asks on connections that stay.
+func (c *Web) KeepAlive() *Web {
 	c.transport.DisableKeepAlives = false
 	return c
 }
 
-// get makes one request. An answer other than 200 is an error.
-func (c *web) get(ctx context.Context) (*echo.Answer, error) {
+// Get makes one request. An answer other than 200 is an error.
+func (c *Web) Get(ctx context.Context) (*echo.Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.scheme+"://"+c.to.String()+"/", nil)
@@ -104,9 +114,9 @@ func (c *web) get(ctx context.Context) (*echo.Answer, error) {
 	return &answer, nil
 }
 
-// ask says which Pod answered.
-func (c *web) ask(ctx context.Context) (string, error) {
-	answer, err := c.get(ctx)
+// Ask says which Pod answered.
+func (c *Web) Ask(ctx context.Context) (string, error) {
+	answer, err := c.Get(ctx)
 	if err != nil {
 		return "", err
 	}
