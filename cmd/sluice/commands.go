@@ -12,7 +12,7 @@ func commands() []*cobra.Command {
 		upCommand(), nodeCommand(), controlplaneCommand(),
 		gatewayCommand(), sidecarCommand(), redirectCommand(), injectCommand(),
 		getCommand(), traceCommand(), dnsCommand(), checkCommand(), cleanupCommand(),
-		demoCommand(), echoCommand(), versionCommand(),
+		demoCommand(), echoCommand(), remoteCommand(), versionCommand(),
 	}
 }
 

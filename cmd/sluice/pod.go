@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluicenet/sluice/internal/echo"
+	"github.com/sluicenet/sluice/internal/remote"
 	"github.com/sluicenet/sluice/mesh/inject"
 	"github.com/sluicenet/sluice/mesh/redirect"
 )
@@ -112,4 +113,11 @@ func echoCommand() *cobra.Command {
 	cmd.Flags().StringVar(&c.TCP, "tcp", "", "address for TCP")
 	cmd.Flags().StringVar(&c.UDP, "udp", "", "address for UDP")
 	return cmd
+}
+
+func remoteCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "remote", Short: "Act in this Pod for a test that speaks on standard input", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return remote.Serve(os.Stdin, os.Stdout) },
+	}
 }
