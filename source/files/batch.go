@@ -8,16 +8,23 @@ import (
 // How long a change waits. What is complete waits only for quiet, so that many
 // files changed at once become one update of the model.
 const (
-	quiet    = time.Millisecond       // without any event, before a batch is taken
-	maxDelay = 50 * time.Millisecond  // a batch is taken at the latest
-	unclosed = 250 * time.Millisecond // a file that its writer keeps open is read anyway
-	gone     = 5 * time.Millisecond   // an editor may write the file again that it moved away
-	mending  = 50 * time.Millisecond  // a file that broke may be half of an edit
+	quiet    = time.Millisecond      // without any event, before a batch is taken
+	maxDelay = 50 * time.Millisecond // a batch is taken at the latest
 )
+
+// patience is how long a change waits that may be half of an edit.
+type patience struct {
+	unclosed time.Duration // a file that its writer keeps open is read anyway
+	gone     time.Duration // an editor may write the file again that it moved away
+	mending  time.Duration // a file that broke is read again
+}
+
+var usual = patience{unclosed: 250 * time.Millisecond, gone: 5 * time.Millisecond, mending: 50 * time.Millisecond}
 
 // batch gathers what has changed on disk until it is time to read it. Its
 // methods take the time, and it starts no timers.
 type batch struct {
+	patience
 	due   map[string]time.Time // file -> when it may be read
 	open  map[string]bool      // file -> its writer has not closed it
 	full  bool                 // everything is to be looked at
@@ -25,8 +32,8 @@ type batch struct {
 	last  time.Time            // of the newest event
 }
 
-func newBatch() *batch {
-	return &batch{due: map[string]time.Time{}, open: map[string]bool{}}
+func newBatch(p patience) *batch {
+	return &batch{patience: p, due: map[string]time.Time{}, open: map[string]bool{}}
 }
 
 // ready notes a file that is complete.
@@ -40,14 +47,14 @@ func (b *batch) ready(path string, now time.Time) {
 // writing notes a file that its writer has not closed yet.
 func (b *batch) writing(path string, now time.Time) {
 	b.open[path] = true
-	b.due[path] = now.Add(unclosed)
+	b.due[path] = now.Add(b.unclosed)
 	b.touch(now)
 }
 
 // removed notes a file that is gone.
 func (b *batch) removed(path string, now time.Time) {
 	delete(b.open, path)
-	b.due[path] = now.Add(gone)
+	b.due[path] = now.Add(b.gone)
 	b.touch(now)
 }
 

@@ -45,7 +45,7 @@ func TestBatch(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			start := time.Unix(0, 0)
-			b := newBatch()
+			b := newBatch(usual)
 			var got []string
 			events := c.events
 			for ms := range 1000 {

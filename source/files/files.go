@@ -64,6 +64,8 @@ type Source struct {
 	reader *reader
 	ready  chan struct{}
 
+	patience patience
+
 	// Only Run touches the following.
 	registry *registry
 	alloc    *allocator
@@ -108,6 +110,7 @@ func New(o Options) *Source {
 		log:      o.Log.With("dir", o.Dir),
 		reader:   &reader{root: o.Dir, limit: o.MaxFileSize, seed: maphash.MakeSeed()},
 		ready:    make(chan struct{}),
+		patience: usual,
 		registry: newRegistry(), alloc: newAllocator(o.ServiceCIDRs),
 		stamps: map[string]stamp{}, second: map[string]bool{},
 		byFile: map[string][]source.Problem{}, byObject: map[model.Key][]source.Problem{},
@@ -149,7 +152,7 @@ func (s *Source) Run(ctx context.Context) error {
 	s.load(l)
 	close(s.ready)
 
-	b := newBatch()
+	b := newBatch(s.patience)
 	rescan := time.NewTicker(s.opts.Rescan)
 	defer rescan.Stop()
 	timer := time.NewTimer(time.Hour)
@@ -195,14 +198,14 @@ func (s *Source) take(n *notifier, b *batch) {
 		}
 	}
 	if len(paths) > 0 {
-		s.read(paths, func(path string) { b.again(path, now.Add(mending)) })
+		s.read(paths, func(path string) { b.again(path, now.Add(b.mending)) })
 	}
 }
 
 // load reads everything for the first time.
 func (s *Source) load(l *listing) {
 	start := time.Now()
-	paths := s.compare(l, newBatch())
+	paths := s.compare(l, newBatch(s.patience))
 	s.read(paths, nil)
 	s.log.Info("read the manifests", "files", len(paths), "objects", len(s.registry.keys), "problems", len(s.Problems()), "took", time.Since(start).Round(time.Millisecond))
 }

@@ -24,6 +24,8 @@ type fixture struct {
 	store *model.Store
 	board *status.Board
 	src   *Source
+
+	patience patience // zero: the usual
 }
 
 // start fills the directory with files, given as path and text in turn, and
@@ -31,17 +33,25 @@ type fixture struct {
 func start(t *testing.T, files ...string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, dir: t.TempDir()}
+	f.start(files...)
+	return f
+}
+
+func (f *fixture) start(files ...string) {
+	f.t.Helper()
 	for i := 0; i < len(files); i += 2 {
 		f.write(files[i], files[i+1])
 	}
 	f.run(f.dir)
-	return f
 }
 
 func (f *fixture) run(dir string) {
 	f.t.Helper()
 	f.store, f.board = model.NewStore(), status.NewBoard()
 	f.src = New(Options{Dir: dir, Store: f.store, Board: f.board, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Rescan: time.Hour})
+	if f.patience != (patience{}) {
+		f.src.patience = f.patience
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- f.src.Run(ctx) }()
@@ -204,7 +214,9 @@ func TestRenameKeeps(t *testing.T) {
 // TestEditors proves that the ways in which editors write never make an object
 // go, not even for a moment.
 func TestEditors(t *testing.T) {
-	f := start(t, "a.yaml", service("web", 80))
+	// No machine is so busy that an editor takes longer.
+	f := &fixture{t: t, dir: t.TempDir(), patience: patience{unclosed: time.Minute, gone: time.Minute, mending: time.Minute}}
+	f.start("a.yaml", service("web", 80))
 	w := f.store.Watch()
 	defer w.Stop()
 	gone := make(chan uint64, 1)
