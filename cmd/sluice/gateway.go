@@ -13,10 +13,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sluicenet/sluice/internal/config"
 	"github.com/sluicenet/sluice/internal/envoy"
 	"github.com/sluicenet/sluice/internal/gateways"
+	"github.com/sluicenet/sluice/internal/observe"
 	"github.com/sluicenet/sluice/mesh/ca"
 	"github.com/sluicenet/sluice/mesh/sidecar"
 	"github.com/sluicenet/sluice/route"
@@ -25,9 +27,9 @@ import (
 
 // agent is what the commands beside an Envoy have in common.
 type agent struct {
-	controlPlane, roots, token, runDir, envoy, health string
-	drain                                             time.Duration
-	log                                               config.Log
+	controlPlane, roots, token, runDir, envoy, metrics string
+	drain                                              time.Duration
+	log                                                config.Log
 }
 
 func (a *agent) flags(cmd *cobra.Command) {
@@ -37,7 +39,7 @@ func (a *agent) flags(cmd *cobra.Command) {
 	f.StringVar(&a.token, "token", "/run/secrets/sluice/token", "file with the service account's token")
 	f.StringVar(&a.runDir, "run-dir", "/run/sluice", "directory for sockets")
 	f.StringVar(&a.envoy, "envoy", "", "Envoy binary (default: found on $PATH, then where hack/envoy puts it)")
-	f.StringVar(&a.health, "health", fmt.Sprintf(":%d", sidecar.HealthPort), "address of /healthz; empty: none")
+	f.StringVar(&a.metrics, "metrics", fmt.Sprintf(":%d", sidecar.HealthPort), "address of /metrics, /envoy/metrics, /healthz and /livez; empty: none")
 	f.DurationVar(&a.drain, "drain", 10*time.Second, "how long connections may go on when it ends")
 	d := config.Default().Log
 	f.StringVar(&a.log.Level, "log-level", d.Level, "debug, info, warn or error")
@@ -49,8 +51,13 @@ func (a *agent) run(ctx context.Context, node string, log *slog.Logger) error {
 	if a.controlPlane == "" {
 		return errors.New("--control-plane: expected HOST:PORT")
 	}
-	err := sidecar.Run(ctx, sidecar.Options{
-		Node: node, ControlPlane: a.controlPlane, Dir: a.runDir, Health: a.health, Log: log,
+	g, running := errgroup.WithContext(ctx)
+	look := observe.New(version)
+	if a.metrics != "" {
+		g.Go(func() error { return look.Run(running, a.metrics, log) })
+	}
+	options := sidecar.Options{
+		Node: node, ControlPlane: a.controlPlane, Dir: a.runDir, Observe: look, Log: log,
 		Signer: &ca.Client{
 			Address: a.controlPlane,
 			Roots:   func() ([]byte, error) { return os.ReadFile(a.roots) },
@@ -60,11 +67,12 @@ func (a *agent) run(ctx context.Context, node string, log *slog.Logger) error {
 			},
 		},
 		Envoy: envoy.Options{Path: a.envoy, StopTimeout: a.drain},
-	})
-	if ctx.Err() != nil {
-		return nil
 	}
-	return err
+	g.Go(func() error { return sidecar.Run(running, options) })
+	if err := g.Wait(); ctx.Err() == nil {
+		return err
+	}
+	return nil
 }
 
 func gatewayCommand() *cobra.Command {

@@ -25,13 +25,14 @@ type Server struct {
 	// Registry takes the collectors of all parts.
 	Registry *prometheus.Registry
 
-	mu     sync.Mutex // guards checks
-	checks map[string]func() error
+	mu       sync.Mutex // guards all below
+	checks   map[string]func() error
+	handlers map[string]http.Handler
 }
 
 // New returns a server that knows the metrics of the process itself.
 func New(version string) *Server {
-	s := &Server{Registry: prometheus.NewRegistry(), checks: map[string]func() error{}}
+	s := &Server{Registry: prometheus.NewRegistry(), checks: map[string]func() error{}, handlers: map[string]http.Handler{}}
 	info := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sluice_build_info", Help: "1, with the version as a label.", ConstLabels: prometheus.Labels{"version": version},
 	})
@@ -45,6 +46,13 @@ func (s *Server) Check(name string, check func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.checks[name] = check
+}
+
+// Handle adds a page.
+func (s *Server) Handle(path string, h http.Handler) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handlers[path] = h
 }
 
 // Run listens on address until the context ends.
@@ -65,6 +73,15 @@ func (s *Server) Run(ctx context.Context, address string, log *slog.Logger) erro
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		h := s.handlers[r.URL.Path]
+		s.mu.Unlock()
+		if h == nil {
+			h = http.NotFoundHandler()
+		}
+		h.ServeHTTP(w, r)
+	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{Registry: s.Registry}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

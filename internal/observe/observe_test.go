@@ -2,6 +2,7 @@ package observe
 
 import (
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -36,5 +37,16 @@ func TestMetrics(t *testing.T) {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %s", want)
 		}
+	}
+}
+
+func TestHandle(t *testing.T) {
+	s := New("v1")
+	if code, _ := get(s, "/more"); code != 404 {
+		t.Errorf("before: %d", code)
+	}
+	s.Handle("/more", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("more")) }))
+	if code, body := get(s, "/more"); code != 200 || body != "more" {
+		t.Errorf("after: %d %q", code, body)
 	}
 }

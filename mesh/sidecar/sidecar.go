@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluicenet/sluice/internal/envoy"
+	"github.com/sluicenet/sluice/internal/observe"
 	"github.com/sluicenet/sluice/mesh"
 	"github.com/sluicenet/sluice/mesh/ca"
 	"github.com/sluicenet/sluice/xds/bootstrap"
@@ -45,15 +46,13 @@ type Options struct {
 	// Dir is where the sockets are made. It must be this sidecar's own, and
 	// its path short: a socket's is at most 107 bytes.
 	Dir string
-	// Health is the address of /healthz, which is good when Envoy has all of
-	// its configuration, and /livez; empty: none.
-	Health string
+	// Observe gets the metrics, Envoy's too, and the check "sidecar", which is
+	// good when Envoy has all of its configuration; nil: nobody does.
+	Observe *observe.Server
 	// Envoy says how Envoy is run. Its Bootstrap and Admin are filled in. A
 	// sidecar's Envoy has to be the user [mesh.ProxyUID], and is, if Run is
 	// called by root and Credential is not set.
 	Envoy envoy.Options
-	// Metrics is where the metrics are registered; nil: nowhere.
-	Metrics prometheus.Registerer
 	// Log is slog.Default() if nil.
 	Log *slog.Logger
 }
@@ -98,7 +97,11 @@ func Run(ctx context.Context, o Options) error {
 	if o.Node == "" || o.Signer == nil || o.ControlPlane == "" || o.Dir == "" {
 		return errors.New("sidecar: a node id, a signer, a control plane and a directory are needed")
 	}
-	m, err := newMetrics(o.Metrics)
+	var registry prometheus.Registerer
+	if o.Observe != nil {
+		registry = o.Observe.Registry
+	}
+	m, err := newMetrics(registry)
 	if err != nil {
 		return err
 	}
@@ -142,15 +145,16 @@ func Run(ctx context.Context, o Options) error {
 	g.Go(func() error { return k.run(ctx) })
 	g.Go(func() error { return serveSecrets(ctx, ln, sds) })
 	g.Go(func() error { return proxy.Run(ctx) })
-	if o.Health != "" {
-		g.Go(func() error {
-			return serveHealth(ctx, o.Health, func(ctx context.Context) error {
-				if !certified.Load() {
-					return errors.New("no certificate yet")
-				}
-				return proxy.Admin().Ready(ctx)
-			})
+	if o.Observe != nil {
+		o.Observe.Check("sidecar", func() error {
+			if !certified.Load() {
+				return errors.New("no certificate yet")
+			}
+			limit, cancel := context.WithTimeout(ctx, time.Second)
+			defer cancel()
+			return proxy.Admin().Ready(limit)
 		})
+		o.Observe.Handle("/envoy/metrics", envoyMetrics(proxy.Admin()))
 	}
 	o.Log.Info("sidecar started", "node", o.Node, "controlPlane", o.ControlPlane)
 	return g.Wait()
@@ -193,20 +197,15 @@ func serveSecrets(ctx context.Context, ln net.Listener, s *secrets) error {
 	return nil
 }
 
-func serveHealth(ctx context.Context, address string, ready func(context.Context) error) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })
-	mux.HandleFunc("/healthz", func(w http.ResponseWriter, r *http.Request) {
-		if err := ready(r.Context()); err != nil {
+// envoyMetrics hands on what Envoy counts, in Prometheus' format.
+func envoyMetrics(admin *envoy.Admin) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		b, err := admin.Get(r.Context(), "/stats/prometheus")
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
-		_, _ = w.Write([]byte("ok\n"))
-	})
-	srv := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	defer context.AfterFunc(ctx, func() { _ = srv.Close() })()
-	if err := srv.ListenAndServe(); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("sidecar: serve health: %w", err)
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		_, _ = w.Write(b) // who asked may be gone
 	}
-	return nil
 }
