@@ -3,6 +3,7 @@ package ca_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,9 +21,12 @@ func TestRoots(t *testing.T) {
 	c := open(t, ca.Options{})
 	synctest.Test(t, func(t *testing.T) {
 		clients := fake.NewClientset()
-		failing, writes := true, 0
+		var failing atomic.Bool
+		var writes atomic.Int64
+		failing.Store(true)
 		clients.PrependReactor("patch", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
-			if writes++; failing {
+			writes.Add(1)
+			if failing.Load() {
 				return true, nil, errors.New("the API server is away")
 			}
 			return false, nil, nil
@@ -34,7 +38,7 @@ func TestRoots(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- ca.RootsPublisher{Client: clients, Store: store, CA: c}.Run(ctx) }()
-		expect := func(when string, wantWrites int, namespaces ...string) {
+		expect := func(when string, wantWrites int64, namespaces ...string) {
 			t.Helper()
 			synctest.Wait()
 			for _, ns := range namespaces {
@@ -43,13 +47,13 @@ func TestRoots(t *testing.T) {
 					t.Errorf("%s: namespace %s: %v", when, ns, err)
 				}
 			}
-			if writes != wantWrites {
-				t.Errorf("%s: %d writes, want %d", when, writes, wantWrites)
+			if n := writes.Load(); n != wantWrites {
+				t.Errorf("%s: %d writes, want %d", when, n, wantWrites)
 			}
 		}
 		put("shop")
 		expect("refused", 1)
-		failing = false
+		failing.Store(false)
 		time.Sleep(3 * time.Second)
 		expect("tried again", 2, "shop")
 		put("bank")

@@ -37,7 +37,7 @@ func newWalker(seed uint64) *walker {
 func (w *walker) step(t *testing.T) proxy.Changes {
 	t.Helper()
 	w.store.Update(w.walk.Step)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	// A step that changes nothing is not delivered; the next one is.
 	for w.store.Snapshot().Revision() == w.planner.Plan().Revision {
