@@ -84,15 +84,24 @@ func kindTable(snap *model.Snapshot, board *status.Board, kind model.KindID) adm
 // its true ones.
 func summary(reports map[string]status.Report) (state, message string) {
 	var good, bad, messages []string
-	for _, c := range conditions(reports) {
-		if c.Status == metav1.ConditionTrue {
-			if !slices.Contains(good, c.Type) {
+	for _, part := range sortedKeys(reports) {
+		for _, c := range said(reports[part]) {
+			switch {
+			case c.bad():
+				name := "Not" + c.Type
+				if c.Status == metav1.ConditionTrue {
+					name = c.Type
+				}
+				if text := name + ":" + c.Reason; !slices.Contains(bad, text) {
+					bad = append(bad, text)
+				}
+				if !slices.Contains(messages, c.Message) {
+					messages = append(messages, c.Message)
+				}
+			case c.Status == metav1.ConditionTrue && !slices.Contains(good, c.Type):
 				good = append(good, c.Type)
 			}
-			continue
 		}
-		bad = append(bad, "Not"+c.Type+":"+c.Reason)
-		messages = append(messages, c.Message)
 	}
 	if len(bad) > 0 {
 		return strings.Join(bad, ","), strings.Join(messages, "; ")
@@ -203,14 +212,14 @@ func problemTable(board *status.Board, manifests func() []source.Problem) admin.
 	})
 	for _, key := range keys {
 		for _, part := range sortedKeys(all[key]) {
-			for _, c := range all[key][part].Conditions {
-				if c.Status == metav1.ConditionTrue {
+			for _, c := range said(all[key][part]) {
+				if !c.bad() {
 					continue
 				}
 				t.Rows = append(t.Rows, admin.Row{
 					Namespace: key.Namespace, Name: key.Name,
-					Cells:  []string{key.String(), part, c.Type + "=" + string(c.Status) + " (" + c.Reason + ")", c.Message},
-					Object: map[string]any{"object": key.String(), "part": part, "condition": c},
+					Cells:  []string{strings.Join(append([]string{key.String()}, c.about...), " "), part, c.Type + "=" + string(c.Status) + " (" + c.Reason + ")", c.Message},
+					Object: map[string]any{"object": key.String(), "part": part, "about": strings.Join(c.about, " "), "where": all[key][part].Where, "condition": c.Condition},
 				})
 			}
 		}
