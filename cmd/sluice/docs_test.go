@@ -152,7 +152,7 @@ func TestDocumentedConfigurations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, doc := range strings.Split(string(text), "\n---\n") {
+		for doc := range strings.SplitSeq(string(text), "\n---\n") {
 			var object struct {
 				Kind string            `json:"kind"`
 				Data map[string]string `json:"data"`
@@ -198,7 +198,7 @@ func TestInstalledCommands(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, doc := range strings.Split(string(text), "\n---\n") {
+		for doc := range strings.SplitSeq(string(text), "\n---\n") {
 			var object struct {
 				Spec struct {
 					Template struct {

@@ -85,7 +85,7 @@ func (c *Client) DialContext(ctx context.Context, network, address string) (net.
 		end()
 		return nil, err
 	}
-	response, err := c.http.Do(request)
+	response, err := c.http.Do(request) //nolint:bodyclose // it ends with the connection
 	if err == nil && response.StatusCode != http.StatusOK {
 		var b []byte
 		b, err = io.ReadAll(response.Body)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -105,7 +106,7 @@ func TestEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = peer.Close()
-	if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the peer's end is %v", err)
 	}
 	if conn, err = c.DialContext(t.Context(), "tcp", ln.Addr().String()); err != nil {

@@ -204,7 +204,7 @@ func (c *cluster) mesh(pod *lab.Pod, account string) {
 	if err := redirect.Apply(redirect.Config{}, pod.FD()); err != nil {
 		c.t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "sluice-sidecar") //nolint:usetesting // its sockets' paths have to be short
+	dir, err := os.MkdirTemp("", "sluice-sidecar")
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ type stamp struct {
 func stampOf(info fs.FileInfo) stamp {
 	s := stamp{size: info.Size(), mtime: info.ModTime().UnixNano()}
 	if sys, ok := info.Sys().(*syscall.Stat_t); ok {
-		s.dev, s.ino, s.ctime = uint64(sys.Dev), sys.Ino, sys.Ctim.Nano()
+		s.dev, s.ino, s.ctime = sys.Dev, sys.Ino, sys.Ctim.Nano()
 	}
 	return s
 }
@@ -111,12 +111,16 @@ func (l *listing) walk(rel string, watch func(string) error, above []os.FileInfo
 		}
 		info, err := os.Stat(filepath.Join(dir, name))
 		switch {
-		case err != nil: // gone again, or a link to nothing
+		case err != nil:
+			// Gone again, or a link to nothing, of which the reader tells.
+			if info, err := os.Lstat(filepath.Join(dir, name)); err == nil && isManifest(name) {
+				l.files[path] = stampOf(info)
+			}
 		case info.IsDir():
 			if err := l.walk(path, watch, above); err != nil {
 				return err
 			}
-		case isManifest(name) && info.Mode().IsRegular():
+		case isManifest(name): // also if it is no file, of which the reader tells
 			l.files[path] = stampOf(info)
 		}
 	}
