@@ -137,6 +137,13 @@ func convertSecret(in *corev1.Secret, f *findings) []Value {
 		}
 		s.Data[k] = []byte(v)
 	}
+	size := 0
+	for _, v := range s.Data {
+		size += len(v)
+	}
+	if size > corev1.MaxSecretSize {
+		f.bad("data", fmt.Sprintf("at most %d bytes", corev1.MaxSecretSize), size)
+	}
 	if s.Type == corev1.SecretTypeTLS {
 		for _, key := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
 			if _, has := s.Data[key]; !has {

@@ -222,7 +222,7 @@ func typeError(w *jsonWriter, root *yaml.Node, into runtime.Object, err error) F
 			if path, ok := pathOf(root, n); ok {
 				found := bad.Value
 				if n.Kind == yaml.ScalarNode {
-					found = show(n.Value)
+					found = show(n.Value) + quoteHint(n, bad.Value)
 				}
 				return FieldError{Field: path, Expected: "of type " + typeName(bad), Found: found}
 			}
@@ -238,6 +238,20 @@ func typeError(w *jsonWriter, root *yaml.Node, into runtime.Object, err error) F
 		}
 	}
 	return FieldError{Found: strings.TrimPrefix(err.Error(), "json: ")}
+}
+
+// quoteHint says why a bare word is not the text that it looks like.
+func quoteHint(n *yaml.Node, found string) string {
+	plain := n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) == 0
+	switch {
+	case !plain:
+		return ""
+	case found == "bool":
+		return ", which YAML takes for true or false unless it is in quotes"
+	case strings.HasPrefix(found, "number"):
+		return ", which YAML takes for a number unless it is in quotes"
+	}
+	return ""
 }
 
 func typeName(e *stdjson.UnmarshalTypeError) string {

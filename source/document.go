@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -121,12 +122,26 @@ func parseYAML(text []byte) (nodes []*yaml.Node, err error) {
 				e.msg = e.msg[len(m[0]):]
 			}
 			e.msg = "not YAML: " + yamlPrefix.ReplaceAllString(e.msg, "")
+			if strings.HasSuffix(e.msg, "cannot start any token") && indentedByTab(text, e.line) {
+				e.msg += "; indent with spaces, not tabs"
+			}
 			return nil, e
 		}
 		if len(doc.Content) > 0 && !isNull(doc.Content[0]) {
 			nodes = append(nodes, doc.Content[0])
 		}
 	}
+}
+
+// indentedByTab reports whether a line, counted from 1, begins with a tab.
+func indentedByTab(text []byte, line int) bool {
+	n := 0
+	for l := range bytes.Lines(text) {
+		if n++; n == line {
+			return bytes.HasPrefix(bytes.TrimLeft(l, " "), []byte("\t"))
+		}
+	}
+	return false
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }

@@ -95,10 +95,10 @@ func endpoint(f *findings, i int, in *discoveryv1.Endpoint, ipv6 bool) (model.En
 	var ep model.Endpoint
 	for j, text := range in.Addresses {
 		ip, err := netip.ParseAddr(text)
-		if err != nil || ip.Zone() != "" || ip.Unmap().Is6() != ipv6 || ip.IsUnspecified() {
-			want := "an IPv4 address"
+		if err != nil || ip.Zone() != "" || ip.Unmap().Is6() != ipv6 || special(ip.Unmap()) {
+			want := "an IPv4 address" + notSpecial
 			if ipv6 {
-				want = "an IPv6 address"
+				want = "an IPv6 address" + notSpecial
 			}
 			f.bad(fmt.Sprintf("endpoints[%d].addresses[%d]", i, j), want, text)
 			continue
@@ -165,6 +165,10 @@ func convertEndpoints(in *corev1.Endpoints, f *findings) []Value { //nolint:stat
 			for j, a := range addresses {
 				ip, ok := addr(f, fmt.Sprintf("subsets[%d].%s[%d].ip", i, list, j), a.IP)
 				if !ok {
+					continue
+				}
+				if special(ip) {
+					f.bad(fmt.Sprintf("subsets[%d].%s[%d].ip", i, list, j), wantIP+notSpecial, a.IP)
 					continue
 				}
 				s := byFamily[ip.Is6()]

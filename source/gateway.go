@@ -95,6 +95,8 @@ func convertHTTPRoute(in *gatewayv1.HTTPRoute, f *findings) []Value {
 			f.missing(fmt.Sprintf("spec.parentRefs[%d].name", i), "the name of a Gateway or Service")
 		}
 	}
+	atMost(f, "spec.hostnames", len(in.Spec.Hostnames), 16)
+	atMost(f, "spec.rules", len(in.Spec.Rules), 16)
 	for i, h := range in.Spec.Hostnames {
 		hostname(fmt.Sprintf("spec.hostnames[%d]", i), string(h), f)
 	}
@@ -107,7 +109,17 @@ func convertHTTPRoute(in *gatewayv1.HTTPRoute, f *findings) []Value {
 	return []Value{in}
 }
 
+// atMost checks a limit of the API on the length of a list.
+func atMost(f *findings, field string, n, limit int) {
+	if n > limit {
+		f.bad(field, fmt.Sprintf("a list of at most %d", limit), n)
+	}
+}
+
 func httpRule(r *gatewayv1.HTTPRouteRule, at string, f *findings) {
+	atMost(f, at+".matches", len(r.Matches), 64)
+	atMost(f, at+".filters", len(r.Filters), 16)
+	atMost(f, at+".backendRefs", len(r.BackendRefs), 16)
 	if r.Matches == nil {
 		r.Matches = []gatewayv1.HTTPRouteMatch{{}}
 	}

@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -72,7 +73,8 @@ func hostname(at, host string, f *findings) {
 	if host == "" {
 		return
 	}
-	if len(validation.IsDNS1123Subdomain(strings.TrimPrefix(host, "*."))) > 0 {
+	_, err := netip.ParseAddr(host)
+	if err == nil || len(validation.IsDNS1123Subdomain(strings.TrimPrefix(host, "*."))) > 0 {
 		f.bad(at, "a DNS name in lower case, or one with *. before it", host)
 	}
 }

@@ -2,6 +2,7 @@ package source
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -61,9 +62,11 @@ func walkProto(v any, d protoreflect.MessageDescriptor, at string, mistake func(
 		switch {
 		case field == nil:
 			mistake(FieldError{Field: path, Found: "unknown field"})
+		case fields[name] == nil:
 		case field.IsMap():
 			values, ok := fields[name].(map[string]any)
 			if !ok {
+				mistake(FieldError{Field: path, Expected: "of type object", Found: typeOf(fields[name])})
 				continue
 			}
 			for _, key := range slices.Sorted(maps.Keys(values)) {
@@ -72,6 +75,7 @@ func walkProto(v any, d protoreflect.MessageDescriptor, at string, mistake func(
 		case field.IsList():
 			items, ok := fields[name].([]any)
 			if !ok {
+				mistake(FieldError{Field: path, Expected: "of type list", Found: typeOf(fields[name])})
 				continue
 			}
 			for i, item := range items {
@@ -79,10 +83,46 @@ func walkProto(v any, d protoreflect.MessageDescriptor, at string, mistake func(
 			}
 		case field.Enum() != nil:
 			checkEnum(fields[name], field.Enum(), path, mistake)
+		case field.Message() == nil:
+			checkScalar(fields[name], field.Kind(), path, mistake)
 		default:
 			walkProto(fields[name], field.Message(), path, mistake)
 		}
 	}
+}
+
+// checkScalar finds a value that cannot be of a field's type. Numbers may be
+// texts in the JSON of protocol buffers.
+func checkScalar(v any, kind protoreflect.Kind, at string, mistake func(FieldError)) {
+	_, text := v.(string)
+	_, boolean := v.(bool)
+	switch kind {
+	case protoreflect.StringKind:
+		if !text {
+			mistake(FieldError{Field: at, Expected: "of type string", Found: typeOf(v)})
+		}
+	case protoreflect.BoolKind:
+		if !boolean {
+			mistake(FieldError{Field: at, Expected: "of type bool", Found: typeOf(v)})
+		}
+	case protoreflect.Int32Kind, protoreflect.Uint32Kind, protoreflect.Int64Kind, protoreflect.Uint64Kind:
+		if _, number := v.(float64); !number && !text {
+			mistake(FieldError{Field: at, Expected: "of type integer", Found: typeOf(v)})
+		}
+	}
+}
+
+// typeOf names the type of a value of JSON, and shows it if it is short.
+func typeOf(v any) string {
+	switch v := v.(type) {
+	case map[string]any:
+		return "object"
+	case []any:
+		return "list"
+	case bool:
+		return fmt.Sprintf("%t; a word that YAML takes for true or false is text in quotes", v)
+	}
+	return show(v)
 }
 
 func checkEnum(v any, d protoreflect.EnumDescriptor, at string, mistake func(FieldError)) {

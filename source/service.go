@@ -91,6 +91,12 @@ func serviceAddresses(in *corev1.Service, s *model.Service, f *findings) {
 		}
 	}
 	s.ExternalIPs = addrs(f, "spec.externalIPs", spec.ExternalIPs)
+	s.ExternalIPs = slices.DeleteFunc(s.ExternalIPs, func(ip netip.Addr) bool {
+		if special(ip) {
+			f.bad("spec.externalIPs", "addresses"+notSpecial, ip.String())
+		}
+		return special(ip)
+	})
 	s.SourceRanges = prefixes(f, "spec.loadBalancerSourceRanges", spec.LoadBalancerSourceRanges)
 	for i, lb := range in.Status.LoadBalancer.Ingress {
 		// An address in mode Proxy is the load balancer's own (KEP-1860).
@@ -247,6 +253,16 @@ func portOrZero(f *findings, field string, n int32) uint16 {
 	p, _ := portNumber(f, field, n)
 	return p
 }
+
+// special reports whether an address is one at which no other machine is
+// reached. The API server takes them neither for endpoints nor for external
+// addresses: whoever may write those would reach the node's own services
+// (validation.ValidateNonSpecialIP).
+func special(ip netip.Addr) bool {
+	return ip.IsUnspecified() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsMulticast()
+}
+
+const notSpecial = " that is not loopback, link-local, multicast or unspecified"
 
 // addr parses an address. IPv4 in IPv6 is taken as IPv4, as the API does.
 func addr(f *findings, field, s string) (netip.Addr, bool) {

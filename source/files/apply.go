@@ -54,7 +54,9 @@ func (s *Source) note(b *batch, ev event, now time.Time) {
 		case err != nil: // gone again
 		case info.Mode()&os.ModeSymlink != 0: // of a file or of a folder
 			b.everything(now)
-		case !isManifest(ev.name) || !info.Mode().IsRegular():
+		case !isManifest(ev.name):
+		case !info.Mode().IsRegular(): // no manifest, of which the reader tells
+			b.ready(path, now)
 		case ev.mask&unix.IN_MOVED_TO != 0:
 			b.ready(path, now)
 			if s.moved.path != "" && s.moved.id == ev.move {

@@ -108,7 +108,7 @@ func New(o Options) *Source {
 	return &Source{
 		opts:     o,
 		log:      o.Log.With("dir", o.Dir),
-		reader:   &reader{root: o.Dir, limit: o.MaxFileSize, seed: maphash.MakeSeed()},
+		reader:   &reader{root: o.Dir, limit: o.MaxFileSize, seed: maphash.MakeSeed(), cidrs: o.ServiceCIDRs},
 		ready:    make(chan struct{}),
 		patience: usual,
 		registry: newRegistry(), alloc: newAllocator(o.ServiceCIDRs),

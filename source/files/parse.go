@@ -6,8 +6,10 @@ import (
 	"hash/maphash"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/sluicenet/sluice/source"
 )
@@ -42,11 +44,41 @@ func (e *tooLargeError) Error() string {
 	return fmt.Sprintf("is larger than the limit of %d bytes; split it into several files", e.limit)
 }
 
+// notFileError says what is there under a manifest's name instead of a file.
+func notFileError(mode fs.FileMode) error {
+	what := "something else"
+	switch {
+	case mode.IsDir():
+		what = "a folder"
+	case mode&fs.ModeNamedPipe != 0:
+		what = "a named pipe"
+	case mode&fs.ModeSocket != 0:
+		what = "a socket"
+	case mode&fs.ModeDevice != 0:
+		what = "a device"
+	}
+	return fmt.Errorf("is %s, not a file", what)
+}
+
+// linkError says where a symbolic link that cannot be opened leads. It is no
+// fs.ErrNotExist: the link is there.
+func linkError(path string, err error) error {
+	target, readErr := os.Readlink(path)
+	if readErr != nil {
+		return readErr
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("links to %s, which does not exist", target)
+	}
+	return fmt.Errorf("links to %s: %w", target, err)
+}
+
 // reader reads files. Its methods are safe for concurrent use.
 type reader struct {
 	root  string
 	limit int64
 	seed  maphash.Seed
+	cidrs []netip.Prefix // of Services
 }
 
 // read reads and decodes a file. Documents that old, the file as it was read
@@ -83,14 +115,26 @@ func (r *reader) read(path string, old *file) (*file, stamp) {
 }
 
 func (r *reader) text(path string) ([]byte, stamp, error) {
-	in, err := os.Open(filepath.Join(r.root, path))
+	full := filepath.Join(r.root, path)
+	// A pipe does not block, and a device has its way only if it is opened at
+	// all.
+	if info, err := os.Stat(full); err == nil && !info.Mode().IsRegular() {
+		return nil, stampOf(info), notFileError(info.Mode())
+	}
+	in, err := os.OpenFile(full, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
+		if info, gone := os.Lstat(full); gone == nil && info.Mode()&fs.ModeSymlink != 0 {
+			return nil, stampOf(info), linkError(full, err)
+		}
 		return nil, stamp{}, err
 	}
 	defer in.Close() //nolint:errcheck // only read from
 	info, err := in.Stat()
 	if err != nil {
 		return nil, stamp{}, fmt.Errorf("read: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, stampOf(info), notFileError(info.Mode())
 	}
 	if info.Size() > r.limit {
 		return nil, stampOf(info), &tooLargeError{info.Size(), r.limit}
@@ -123,6 +167,7 @@ func (r *reader) documents(text []byte, old *file) []document {
 			d = same
 		} else {
 			d.objects, d.problems = source.Document{Text: raw.Text, Line: 1}.Decode()
+			d.objects, d.problems = r.inRange(d.objects, d.problems)
 			for i := range d.objects {
 				slim(&d.objects[i])
 			}
