@@ -53,7 +53,8 @@ envoy: ## put a stock Envoy into the user's cache
 e2e: build envoy ## install on the cluster of $$KUBECONFIG and run the demo's table there
 	hack/e2e
 
-$(LINT): hack/lint/go.mod
+# Its version is in its name: a new checkout, whose files are newer, finds it made.
+$(LINT): | hack/lint/go.mod
 	@echo "building golangci-lint (once, some minutes)"
 	@mkdir -p $(CACHE)
 	@cd hack/lint && $(GO) build -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
