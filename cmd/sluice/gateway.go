@@ -28,6 +28,7 @@ import (
 // agent is what the commands beside an Envoy have in common.
 type agent struct {
 	controlPlane, roots, token, runDir, envoy, metrics string
+	mark                                               uint32
 	drain                                              time.Duration
 	log                                                config.Log
 }
@@ -57,7 +58,7 @@ func (a *agent) run(ctx context.Context, node string, log *slog.Logger) error {
 		g.Go(func() error { return look.Run(running, a.metrics, log) })
 	}
 	options := sidecar.Options{
-		Node: node, ControlPlane: a.controlPlane, Dir: a.runDir, Observe: look, Log: log,
+		Node: node, ControlPlane: a.controlPlane, Dir: a.runDir, Observe: look, Log: log, Mark: a.mark,
 		Signer: &ca.Client{
 			Address: a.controlPlane,
 			Roots:   func() ([]byte, error) { return os.ReadFile(a.roots) },
@@ -149,6 +150,7 @@ come here; "sluice inject" adds both to a workload.`,
 		},
 	}
 	a.flags(cmd)
+	cmd.Flags().Uint32Var(&a.mark, "mark", 0, "packet mark of its own connections; see redirect --proxy-mark")
 	cmd.Flags().StringVar(&pod, "pod", os.Getenv("POD_NAME"), "name of the Pod")
 	cmd.Flags().StringVar(&namespace, "namespace", "default", "namespace of the Pod")
 	return cmd

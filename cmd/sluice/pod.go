@@ -56,6 +56,7 @@ connections from and to the Pod to its sidecar.`,
 	}
 	f := cmd.Flags()
 	f.Uint32Var(&c.ProxyUID, "proxy-uid", 0, "user of the sidecar, whose connections pass (default 1337)")
+	f.Uint32Var(&c.ProxyMark, "proxy-mark", 0, "packet mark of the sidecar's connections, which pass, instead of its user")
 	f.UintSliceVar(&inbound, "exclude-inbound-ports", nil, "ports of the Pod that are reached directly")
 	f.UintSliceVar(&outbound, "exclude-outbound-ports", nil, "ports that the Pod reaches directly")
 	f.StringSliceVar(&addresses, "exclude-outbound", nil, "ranges of addresses that the Pod reaches directly")

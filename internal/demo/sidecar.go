@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,13 +21,8 @@ import (
 
 // startSidecars gives each Pod that has one its redirect rules and its sidecar,
 // as `sluice inject` does on a cluster. A sidecar is told from its application
-// by its user.
+// by its user, or by a mark on its packets where only one user can be had.
 func (d *demo) startSidecars(ctx context.Context) error {
-	if !lab.HasUser(mesh.ProxyUID) {
-		d.place.NoMesh = "only one user can be had here, and a sidecar needs another one than its application; run as root, or install " +
-			"newuidmap (Debian's package uidmap) and give this user a range in /etc/subuid and /etc/subgid"
-		return nil
-	}
 	for _, pod := range d.meshed {
 		if err := d.startSidecar(ctx, pod); err != nil {
 			return fmt.Errorf("the sidecar of %s: %w", pod.Name, err)
@@ -40,10 +36,17 @@ func (d *demo) startSidecars(ctx context.Context) error {
 
 func (d *demo) startSidecar(ctx context.Context, pod *model.Pod) error {
 	ns := d.pods[pod.Name].Namespace
-	if out, err := ns.Command(ctx, d.binary, "redirect").CombinedOutput(); err != nil {
+	user := &syscall.Credential{Uid: mesh.ProxyUID, Gid: mesh.ProxyUID}
+	redirect := []string{"redirect"}
+	var marked []string
+	if !lab.HasUser(mesh.ProxyUID) {
+		user = &syscall.Credential{NoSetGroups: true} // root, the one there is
+		mark := strconv.Itoa(mesh.ProxyUID)
+		redirect, marked = append(redirect, "--proxy-mark", mark), []string{"--mark", mark}
+	}
+	if out, err := ns.Command(ctx, d.binary, redirect...).CombinedOutput(); err != nil {
 		return fmt.Errorf("sluice redirect: %w: %s", err, out)
 	}
-	user := &syscall.Credential{Uid: mesh.ProxyUID, Gid: mesh.ProxyUID}
 	run := filepath.Join(d.dir, pod.Name)
 	token := filepath.Join(run, "token")
 	secret, err := d.token(pod)
@@ -53,12 +56,12 @@ func (d *demo) startSidecar(ctx context.Context, pod *model.Pod) error {
 	if err := errors.Join(
 		os.Mkdir(run, 0o700),
 		os.WriteFile(token, secret, 0o600),
-		os.Chown(token, mesh.ProxyUID, mesh.ProxyUID),
-		os.Chown(run, mesh.ProxyUID, mesh.ProxyUID),
+		os.Chown(token, int(user.Uid), int(user.Gid)),
+		os.Chown(run, int(user.Uid), int(user.Gid)),
 	); err != nil {
 		return err
 	}
-	_, err = d.startAs(user, ns, "sluice sidecar in "+pod.Name,
+	_, err = d.startAs(user, ns, "sluice sidecar in "+pod.Name, append([]string{
 		d.binary, "sidecar",
 		"--pod", pod.Name, "--namespace", pod.Namespace,
 		"--control-plane", netip.AddrPortFrom(d.nodes["node1"].IPv4(), mesh.ControlPlanePort).String(),
@@ -66,7 +69,7 @@ func (d *demo) startSidecar(ctx context.Context, pod *model.Pod) error {
 		"--token", token,
 		"--run-dir", run,
 		"--envoy", d.envoy,
-	)
+	}, marked...)...)
 	return err
 }
 

@@ -99,6 +99,18 @@ func (m skuid) exprs() []expr.Any {
 	}
 }
 
+// mark is the mark that the socket gives the packet.
+type mark uint32
+
+func (m mark) String() string { return fmt.Sprintf("meta mark 0x%08x", uint32(m)) }
+
+func (m mark) exprs() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
+		equal(binaryutil.NativeEndian.PutUint32(uint32(m)), false),
+	}
+}
+
 func equal(data []byte, not bool) *expr.Cmp {
 	op := expr.CmpOpEq
 	if not {

@@ -32,6 +32,9 @@ type Config struct {
 	// ProxyUID is the user whose connections are the sidecar's own; 0:
 	// [mesh.ProxyUID].
 	ProxyUID uint32
+	// ProxyMark, if set, is the packet mark that tells the sidecar's own
+	// connections instead, where there is only one user.
+	ProxyMark uint32
 	// ExcludeInboundPorts are ports of the Pod that are reached directly,
 	// besides the sidecar's own for health and metrics.
 	ExcludeInboundPorts []uint16
@@ -63,7 +66,10 @@ type action struct{ redirect uint16 } // 0: return
 // plan is the whole table: a pure function of the configuration. The order of
 // rules is that of Istio's, which the same applications are used to.
 func (c Config) plan() []chain {
-	uid := cmp.Or(c.ProxyUID, mesh.ProxyUID)
+	var own match = skuid(cmp.Or(c.ProxyUID, mesh.ProxyUID))
+	if c.ProxyMark != 0 {
+		own = mark(c.ProxyMark)
+	}
 	out := action{cmp.Or(c.OutboundPort, mesh.OutboundPort)}
 	in := action{cmp.Or(c.InboundPort, mesh.InboundPort)}
 	pass := action{}
@@ -81,11 +87,11 @@ func (c Config) plan() []chain {
 	inbound.add(in)
 	// The application called its own Service, and the sidecar chose this Pod:
 	// the connection comes in like any other.
-	outbound.add(in, loopback("oif"), address{"daddr", loopback4, true}, skuid(uid))
-	outbound.add(in, loopback("oif"), address{"daddr", loopback6, true}, skuid(uid))
+	outbound.add(in, loopback("oif"), address{"daddr", loopback4, true}, own)
+	outbound.add(in, loopback("oif"), address{"daddr", loopback6, true}, own)
 	// Within the Pod, and from the sidecar to elsewhere.
 	outbound.add(pass, loopback("oif"))
-	outbound.add(pass, skuid(uid))
+	outbound.add(pass, own)
 	for _, port := range ports([]uint16{mesh.ControlPlanePort}, c.ExcludeOutboundPorts) {
 		outbound.add(pass, dport(port))
 	}

@@ -27,6 +27,7 @@ func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
 
 var configs = map[string]redirect.Config{
 	"usual": {},
+	"mark":  {ProxyMark: 1337},
 	"all": {
 		OutboundPort: 25001, InboundPort: 25006, ProxyUID: 77,
 		ExcludeInboundPorts:  []uint16{22, mesh.HealthPort},

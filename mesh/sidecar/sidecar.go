@@ -49,6 +49,9 @@ type Options struct {
 	// Observe gets the metrics, Envoy's too, and the check "sidecar", which is
 	// good when Envoy has all of its configuration; nil: nobody does.
 	Observe *observe.Server
+	// Mark is put on the packets of Envoy's connections, for rules that tell
+	// these by a mark and not by the user; 0: none.
+	Mark uint32
 	// Envoy says how Envoy is run. Its Bootstrap and Admin are filled in. A
 	// sidecar's Envoy has to be the user [mesh.ProxyUID], and is, if Run is
 	// called by root and Credential is not set.
@@ -105,7 +108,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	if o.Envoy.Credential == nil && os.Geteuid() == 0 && strings.HasPrefix(o.Node, "sidecar/") {
+	if o.Envoy.Credential == nil && o.Mark == 0 && os.Geteuid() == 0 && strings.HasPrefix(o.Node, "sidecar/") {
 		o.Envoy.Credential = &syscall.Credential{Uid: mesh.ProxyUID, Gid: mesh.ProxyUID}
 	}
 	socket, admin := filepath.Join(o.Dir, sdsSocket), filepath.Join(o.Dir, adminSocket)
@@ -118,7 +121,7 @@ func Run(ctx context.Context, o Options) error {
 	_ = os.Remove(admin) // of an Envoy that was killed
 
 	config, err := bootstrap.JSON(bootstrap.Options{
-		Node: o.Node, Admin: admin, ADS: o.ControlPlane, SDS: socket,
+		Node: o.Node, Admin: admin, ADS: o.ControlPlane, SDS: socket, Mark: o.Mark,
 		ADSTLS: &bootstrap.TLS{PeerID: cmp.Or(o.ServerName, ca.ServerName)},
 	})
 	if err != nil {

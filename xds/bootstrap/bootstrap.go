@@ -22,6 +22,7 @@ import (
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	matcherv3 "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -57,6 +58,9 @@ type Options struct {
 	// SDS is the path of the Unix socket where [WorkloadSecret] and
 	// [RootsSecret] are served; empty: none.
 	SDS string
+	// Mark is put on the packets of all upstream connections, which takes
+	// CAP_NET_ADMIN; 0: none.
+	Mark uint32
 	// MaxConnections is how many downstream connections are accepted;
 	// 0: 100,000.
 	MaxConnections int64
@@ -137,6 +141,13 @@ func New(o Options) (*bootstrapv3.Bootstrap, error) {
 		OverloadManager: overload,
 		// Most clusters of a mesh never see a request from this proxy.
 		DeferredStatOptions: &bootstrapv3.Bootstrap_DeferredStatOptions{EnableDeferredCreationStats: true},
+	}
+	if o.Mark != 0 {
+		b.ClusterManager = &bootstrapv3.ClusterManager{UpstreamBindConfig: &corev3.BindConfig{SocketOptions: []*corev3.SocketOption{{
+			Description: "packet mark",
+			Level:       unix.SOL_SOCKET, Name: unix.SO_MARK, State: corev3.SocketOption_STATE_PREBIND,
+			Value: &corev3.SocketOption_IntValue{IntValue: int64(o.Mark)},
+		}}}}
 	}
 	if err := b.ValidateAll(); err != nil {
 		return nil, fmt.Errorf("bootstrap: %w", err)

@@ -33,6 +33,7 @@ var cases = map[string]Options{
 		SDS:            "/run/sluice/sds",
 		MaxConnections: 20_000,
 		MaxHeap:        256 << 20,
+		Mark:           1337,
 	},
 }
 
