@@ -2,6 +2,7 @@ package sidecar_test
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -11,11 +12,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/internal/echo"
 	"github.com/sluicenet/sluice/internal/lab"
@@ -284,49 +286,33 @@ func hello(t *testing.T, from *lab.Pod, to string) string {
 // waits for a text and returns all that was seen.
 func capture(t *testing.T, pod *lab.Pod) func(until string) string {
 	t.Helper()
-	if _, err := exec.LookPath("tcpdump"); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
+	fd := -1
+	if err := pod.Do(func() (err error) {
+		eth0, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
 		}
-		t.Skip(err)
-	}
-	cmd := pod.Command(t.Context(), "tcpdump", "-i", "eth0", "-A", "-s0", "-U", "-l", "-n", "tcp", "port", "8080")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	note, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := bufio.NewReader(note).ReadString('\n'); err != nil { // it listens
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	lines := make(chan string, 1000)
-	go func() {
-		for s := bufio.NewScanner(out); s.Scan(); {
-			lines <- s.Text()
+		// ETH_P_ALL, in network order.
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.ETH_P_ALL<<8); err != nil {
+			return err
 		}
-		close(lines)
-	}()
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: unix.ETH_P_ALL << 8, Ifindex: eth0.Index})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	packets := os.NewFile(uintptr(fd), "packets")
+	t.Cleanup(func() { _ = packets.Close() })
 	return func(until string) string {
-		var all strings.Builder
-		timeout := time.After(20 * time.Second)
-		for !strings.Contains(all.String(), until) {
-			select {
-			case l, ok := <-lines:
-				if !ok {
-					t.Fatal("tcpdump ended")
-				}
-				all.WriteString(l + "\n")
-			case <-timeout:
-				t.Fatalf("%q was not seen in:\n%s", until, all.String())
+		var all []byte
+		packet := make([]byte, 1<<16)
+		_ = packets.SetReadDeadline(time.Now().Add(20 * time.Second))
+		for !bytes.Contains(all, []byte(until)) {
+			n, err := packets.Read(packet)
+			if err != nil {
+				t.Fatalf("%q was not seen in %q: %v", until, all, err)
 			}
+			all = append(all, packet[:n]...)
 		}
-		return all.String()
+		return string(all)
 	}
 }
