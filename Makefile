@@ -25,7 +25,7 @@ demo: build envoy ## show everything on two nodes made of network namespaces; ne
 	@bin/sluice demo
 
 test: envoy ## run all tests: units, real packets in network namespaces, the real Envoy
-	@hack/needs nft:nftables conntrack:conntrack dig:bind9-dnsutils
+	@hack/needs nft:nftables dig:bind9-dnsutils
 	$(GO) test -timeout 20m ./...
 
 check: lint vet race generated ## lint, vet, race tests, and whether generated files are clean
@@ -37,7 +37,7 @@ vet:
 	$(GO) vet ./...
 
 race: envoy
-	@hack/needs nft:nftables conntrack:conntrack dig:bind9-dnsutils gcc:gcc
+	@hack/needs nft:nftables dig:bind9-dnsutils gcc:gcc gcc:libc6-dev
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 
 generated:
