@@ -102,22 +102,20 @@ func (c *cluster) edit(ctx context.Context, change func(string) string) (time.Ti
 func (c *cluster) status(ctx context.Context) error {
 	c.table.Section("Status, written on the objects")
 	for _, line := range []struct {
-		objects []object
-		true    []string // conditions
+		kind  string
+		names []string
+		true  []string // conditions
 	}{
-		{[]object{{"GatewayClass", "sluice"}}, []string{"Accepted"}},
-		{[]object{{"Gateway", "public"}}, []string{"Accepted", "Programmed"}},
-		{[]object{{"HTTPRoute", "web"}, {"HTTPRoute", "quotes"}}, []string{"Accepted", "ResolvedRefs"}},
-		{[]object{{"VirtualService", "quotes"}, {"VirtualService", "orders"}}, []string{"Accepted", "ResolvedRefs"}},
-		{[]object{{"DestinationRule", "orders"}, {"PeerAuthentication", "orders"}}, []string{"Accepted"}},
+		{"GatewayClass", []string{"sluice"}, []string{"Accepted"}},
+		{"Gateway", []string{"public"}, []string{"Accepted", "Programmed"}},
+		{"HTTPRoute", []string{"web", "quotes"}, []string{"Accepted", "ResolvedRefs"}},
+		{"VirtualService", []string{"quotes", "orders"}, []string{"Accepted", "ResolvedRefs"}},
+		{"DestinationRule", []string{"orders"}, []string{"Accepted"}},
+		{"PeerAuthentication", []string{"orders"}, []string{"Accepted"}},
 	} {
-		var names []string
-		for _, o := range line.objects {
-			names = append(names, o.String())
-		}
 		if err := c.table.Run(ctx, showcase.Check{
-			What: strings.Join(names, ", "), Expected: strings.Join(line.true, ", "),
-			Count: func(ctx context.Context) (string, error) { return c.conditions(ctx, line.objects, line.true) },
+			What: line.kind + " " + strings.Join(line.names, ", "), Expected: strings.Join(line.true, ", "),
+			Count: func(ctx context.Context) (string, error) { return c.conditions(ctx, line.kind, line.names, line.true) },
 		}); err != nil {
 			return err
 		}
@@ -126,11 +124,12 @@ func (c *cluster) status(ctx context.Context) error {
 }
 
 // conditions waits a little until these are true of the objects as they are.
-func (c *cluster) conditions(ctx context.Context, objects []object, want []string) (string, error) {
+func (c *cluster) conditions(ctx context.Context, kind string, names, want []string) (string, error) {
 	var counted []string
 	err := showcase.Until(ctx, 20*time.Second, "status", func(ctx context.Context) error {
 		counted = nil
-		for _, o := range objects {
+		for _, name := range names {
+			o := object{kind, name}
 			got, err := c.read(ctx, o)
 			if err != nil {
 				return err
