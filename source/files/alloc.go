@@ -64,6 +64,7 @@ type holder struct {
 	missing  []need        // to be allocated
 	held     map[need]slot // what it has
 	waiting  []slot        // what it asked for and another has
+	before   map[need]slot // what it had before it asked for something else
 	problems []source.Problem
 }
 
@@ -90,7 +91,7 @@ func (a *allocator) apply(changes []change) map[model.Key]*model.Service {
 	for _, c := range changes {
 		h := a.services[c.key]
 		if h == nil {
-			h = &holder{held: map[need]slot{}}
+			h = &holder{held: map[need]slot{}, before: map[need]slot{}}
 			a.services[c.key] = h
 		}
 		h.object = c.object
@@ -104,8 +105,11 @@ func (a *allocator) apply(changes []change) map[model.Key]*model.Service {
 	}
 	keys := slices.SortedFunc(maps.Keys(again), compareKeys)
 	keys = slices.DeleteFunc(keys, func(k model.Key) bool { return a.services[k] == nil })
+	for i := 0; i < len(keys); i++ {
+		keys = a.claim(keys[i], keys)
+	}
 	for _, key := range keys {
-		a.claim(key)
+		a.keep(key)
 	}
 	out := make(map[model.Key]*model.Service, len(keys))
 	for _, key := range keys {
@@ -169,6 +173,7 @@ func (a *allocator) release(key model.Key, h *holder, again map[model.Key]struct
 		}
 		delete(h.held, n)
 		delete(a.owners, s)
+		h.before[n] = s
 		for waiter := range a.waiters[s] {
 			again[waiter] = struct{}{}
 		}
@@ -188,8 +193,9 @@ func (h *holder) keeps(n need, s slot) bool {
 	return slices.Contains(h.missing, n)
 }
 
-// claim takes what the manifest asks for, as far as it is free.
-func (a *allocator) claim(key model.Key) {
+// claim takes what the manifest asks for, as far as it is free. It returns keys
+// with those added that waited for what the Service gives back.
+func (a *allocator) claim(key model.Key, keys []model.Key) []model.Key {
 	h := a.services[key]
 	h.problems = slices.DeleteFunc(h.problems, func(p source.Problem) bool { return p.Reason == source.ReasonConflict })
 	for _, s := range h.waiting {
@@ -200,17 +206,49 @@ func (a *allocator) claim(key model.Key) {
 		owner, taken := a.owners[w.slot]
 		switch {
 		case !taken:
+			if kept, has := h.held[w.need]; has {
+				delete(a.owners, kept)
+				for _, waiter := range slices.SortedFunc(maps.Keys(a.waiters[kept]), compareKeys) {
+					if !slices.Contains(keys, waiter) {
+						keys = append(keys, waiter)
+					}
+				}
+			}
 			a.owners[w.slot] = key
 			h.held[w.need] = w.slot
+			delete(h.before, w.need)
 		case owner != key:
 			h.waiting = append(h.waiting, w.slot)
 			if a.waiters[w.slot] == nil {
 				a.waiters[w.slot] = map[model.Key]struct{}{}
 			}
 			a.waiters[w.slot][key] = struct{}{}
-			h.problems = append(h.problems, problem(key, source.ReasonConflict, fmt.Errorf("%s: the %s belongs to %s; this Service goes without it", w.field, w.slot, owner)))
 		}
 	}
+	return keys
+}
+
+// keep gives a Service back what it had before, where it asked for something
+// else that it cannot have: an edit that is a mistake does not take it down.
+func (a *allocator) keep(key model.Key) {
+	h := a.services[key]
+	for _, w := range h.explicit {
+		owner := a.owners[w.slot]
+		if owner == key {
+			continue
+		}
+		if s, had := h.before[w.need]; had {
+			if _, taken := a.owners[s]; !taken {
+				a.owners[s], h.held[w.need] = key, s
+			}
+		}
+		instead := "goes without it"
+		if s, has := h.held[w.need]; has {
+			instead = "keeps " + s.String()
+		}
+		h.problems = append(h.problems, problem(key, source.ReasonConflict, fmt.Errorf("%s: the %s belongs to %s; this Service %s", w.field, w.slot, owner, instead)))
+	}
+	clear(h.before)
 }
 
 // allocate gives the Service what it needs and did not ask for by value.
