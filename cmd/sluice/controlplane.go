@@ -87,6 +87,11 @@ func (p *process) controlplane() error {
 			return errors.New("not all objects are read and planned yet")
 		}
 	})
+	if p.rest != nil {
+		if err := p.writeStatus(ready); err != nil {
+			return err
+		}
+	}
 	return p.serve(server, authority, auth, ready)
 }
 
@@ -322,7 +327,7 @@ func statusAddresses(ips []netip.Addr) []gatewayv1.GatewayStatusAddress {
 	return out
 }
 
-// deployed serves Gateways by Deployments, and writes status to the objects.
+// deployed serves Gateways by Deployments.
 func (p *process) deployed(o *ingress.Options, authority *ca.CA) error {
 	client, err := kubernetes.NewForConfig(p.rest)
 	if err != nil {
@@ -370,10 +375,32 @@ func (p *process) deployed(o *ingress.Options, authority *ca.CA) error {
 	roots := ca.RootsPublisher{Client: client, Store: p.store, CA: authority, Log: p.log}
 	p.Go(func() error { return c.Run(p.ctx) })
 	p.Go(func() error { return roots.Run(p.ctx) })
+	return nil
+}
+
+// settle is how long after the start the status of objects stays as it is. The
+// proxies that an earlier process served are back soon, and what they do has
+// not changed; to say that there are none would be wrong for most readers.
+const settle = 5 * time.Second
+
+// writeStatus writes what is on the board to the objects of a cluster.
+func (p *process) writeStatus(ready <-chan struct{}) error {
 	writer, err := kube.NewStatusWriter(kube.StatusOptions{Config: p.rest, Board: p.board, Log: p.log})
 	if err != nil {
 		return err
 	}
-	p.Go(func() error { return writer.Run(p.ctx) })
+	p.Go(func() error {
+		select {
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		case <-ready:
+		}
+		select {
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		case <-time.After(settle):
+		}
+		return writer.Run(p.ctx)
+	})
 	return nil
 }
