@@ -60,7 +60,7 @@ func (p *process) proxy() error {
 
 // splitPatience is how long Services wait for the weights that routes give
 // them. Without routes, as where they may not be read, Services come first.
-const splitPatience = 3 * time.Second
+const splitPatience = 10 * time.Second
 
 // awaitSplits waits until the kernel's shares are planned, so that a restart
 // does not take the weights out of force for a moment.

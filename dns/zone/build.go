@@ -39,6 +39,11 @@ type pointer struct {
 	typ    uint16 // wire.TypePTR or typeEndpointPTR
 }
 
+// record is the packed PTR record.
+func (p pointer) record(ttl uint32) record {
+	return record{typ: p.typ, rr: wire.AppendPacked(make([]byte, 0, wire.Pointer+10+len(p.target)), wire.TypePTR, ttl, []byte(p.target))}
+}
+
 // records is all that one object puts into the zone.
 type records struct {
 	sets     []record // sorted, without duplicates

@@ -28,6 +28,8 @@ type Finding struct {
 type Planner struct {
 	builder
 	zone *Zone
+	// pointers are the changes of PTR records that are noted and not yet made.
+	pointers map[netip.Addr]*pointerChange
 }
 
 // NewPlanner returns a planner whose zone is not ready before the first update.
@@ -36,9 +38,13 @@ func NewPlanner(o Options) (*Planner, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Planner{builder: builder{Options: o, apexes: apexes, ttl: uint32(o.TTL.Seconds())}}
+	p := &Planner{
+		builder:  builder{Options: o, apexes: apexes, ttl: uint32(o.TTL.Seconds())},
+		pointers: map[netip.Addr]*pointerChange{},
+	}
 	t := newTree().edit()
 	p.replace(t, &records{}, p.system(model.Empty()))
+	p.flushPointers(t)
 	p.zone = p.newZone(t.commit(), model.Empty(), uint32(p.Now().Unix()))
 	return p, nil
 }
@@ -92,6 +98,8 @@ func (p *Planner) Update(u model.Update) (*Zone, []Finding) {
 		p.replace(t, p.system(u.Old), p.system(u.New))
 	}
 
+	p.flushPointers(t)
+
 	serial := p.zone.serial
 	if t.changes > 0 {
 		// RFC 1982: a serial number only grows, also where the clock does not.
@@ -143,7 +151,7 @@ func (p *Planner) replace(t *txn, before, after *records) {
 			p.set(t, []byte(name), packSets(now), true)
 		}
 	}
-	p.replacePointers(t, before.pointers, after.pointers)
+	p.replacePointers(before.pointers, after.pointers)
 	for _, name := range before.holds {
 		if !slices.Contains(after.holds, name) {
 			p.release(t, []byte(name))
@@ -151,9 +159,14 @@ func (p *Planner) replace(t *txn, before, after *records) {
 	}
 }
 
-// replacePointers changes the PTR records that one object asks for. Others may ask
-// for some of the same addresses, so theirs are kept.
-func (p *Planner) replacePointers(t *txn, before, after []pointer) {
+// pointerChange is what the objects of an update take from the PTR records of an
+// address and give it.
+type pointerChange struct{ gone, added []pointer }
+
+// replacePointers notes the change of the PTR records that one object asks for.
+// Others may ask for some of the same addresses, so theirs are kept; and all
+// changes of an address are made at once, for thousands of Services may have it.
+func (p *Planner) replacePointers(before, after []pointer) {
 	for len(before) > 0 || len(after) > 0 {
 		var addr netip.Addr
 		switch {
@@ -166,7 +179,12 @@ func (p *Planner) replacePointers(t *txn, before, after []pointer) {
 		}
 		i, j := ofAddr(before, addr), ofAddr(after, addr)
 		if !slices.Equal(before[:i], after[:j]) {
-			p.setPointers(t, addr, before[:i], after[:j])
+			c := p.pointers[addr]
+			if c == nil {
+				c = &pointerChange{}
+				p.pointers[addr] = c
+			}
+			c.gone, c.added = append(c.gone, before[:i]...), append(c.added, after[:j]...)
 		}
 		before, after = before[i:], after[j:]
 	}
@@ -181,23 +199,40 @@ func ofAddr(ps []pointer, addr netip.Addr) int {
 	return n
 }
 
-// setPointers takes the records of before from an address and gives it those of
-// after.
-func (p *Planner) setPointers(t *txn, addr netip.Addr, before, after []pointer) {
+// flushPointers makes the changes that were noted.
+func (p *Planner) flushPointers(t *txn) {
+	for addr, c := range p.pointers {
+		p.setPointers(t, addr, c.gone, c.added)
+	}
+	clear(p.pointers)
+}
+
+// setPointers takes the records of gone from an address and gives it those of
+// added.
+func (p *Planner) setPointers(t *txn, addr netip.Addr, gone, added []pointer) {
 	name := reverseName(addr)
 	var sets []record
 	if e := t.get(name); e != nil {
 		sets = unpackSets(e)
 	}
-	for _, x := range before {
-		gone := wire.AppendPacked(nil, wire.TypePTR, p.ttl, []byte(x.target))
-		i := slices.IndexFunc(sets, func(r record) bool { return r.typ == x.typ && string(r.rr) == string(gone) })
-		if i >= 0 {
-			sets = slices.Delete(sets, i, i+1)
-		}
+	type key struct {
+		typ uint16
+		rr  string
 	}
-	for _, x := range after {
-		sets = append(sets, record{typ: x.typ, rr: wire.AppendPacked(make([]byte, 0, wire.Pointer+10+len(x.target)), wire.TypePTR, p.ttl, []byte(x.target))})
+	taken := map[key]int{}
+	for _, x := range gone {
+		taken[key{x.typ, string(x.record(p.ttl).rr)}]++
+	}
+	sets = slices.DeleteFunc(sets, func(r record) bool {
+		k := key{r.typ, string(r.rr)}
+		if taken[k] == 0 {
+			return false
+		}
+		taken[k]--
+		return true
+	})
+	for _, x := range added {
+		sets = append(sets, x.record(p.ttl))
 	}
 	slices.SortFunc(sets, compareRecords)
 	p.set(t, name, packSets(sets), false)
