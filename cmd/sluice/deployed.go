@@ -16,7 +16,6 @@ import (
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/route"
 	"github.com/sluicenet/sluice/source/kube"
-	"github.com/sluicenet/sluice/xds"
 )
 
 // deployed serves Gateways by Deployments.
