@@ -11,7 +11,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -20,17 +19,20 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"github.com/vishvananda/netlink"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/sluicenet/sluice/ingress"
 	"github.com/sluicenet/sluice/internal/echo"
 	"github.com/sluicenet/sluice/internal/envoy"
 	"github.com/sluicenet/sluice/internal/envoy/envoytest"
+	"github.com/sluicenet/sluice/internal/lab"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/model/status"
 	"github.com/sluicenet/sluice/route"
@@ -38,6 +40,34 @@ import (
 	"github.com/sluicenet/sluice/xds"
 	"github.com/sluicenet/sluice/xds/bootstrap"
 )
+
+func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+
+// ownAddress returns an address of this process' own network namespace, where
+// all ports are free. One of loopback could be no endpoint's.
+func ownAddress(t *testing.T) netip.Addr {
+	t.Helper()
+	links, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.ContainsFunc(links, func(l net.Interface) bool { return l.Flags&(net.FlagUp|net.FlagLoopback) == net.FlagUp }) {
+		const why = "needs a network namespace of its own"
+		if os.Getenv("CI") != "" {
+			t.Fatal(why)
+		}
+		t.Skip(why)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.MustParseAddr("10.83.0.1")
+	if err := netlink.AddrReplace(lo, &netlink.Addr{IPNet: &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(32, 32)}}); err != nil {
+		t.Fatal(err)
+	}
+	return addr
+}
 
 // world is the whole way, from a directory of manifests to a real Envoy.
 type world struct {
@@ -56,13 +86,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(run) })
-	// An address of loopback for this process alone, so that ports 80 and
-	// 443 are free.
-	pid := os.Getpid()
-	w := &world{
-		t: t, manifests: t.TempDir(), run: run, board: status.NewBoard(),
-		listen: netip.AddrFrom4([4]byte{127, 83, byte(pid >> 8), byte(pid)}),
-	}
+	w := &world{t: t, manifests: t.TempDir(), run: run, board: status.NewBoard(), listen: ownAddress(t)}
 	w.server, err = xds.New(xds.Options{Authorize: func(_ context.Context, node *core.Node) ([]route.Group, error) {
 		return bootstrap.Groups(node.GetId())
 	}})
@@ -157,7 +181,13 @@ func (w *world) write(file, text string) {
 // backend starts a server and writes a Service for it.
 func (w *world) backend(name string) {
 	w.t.Helper()
-	s := httptest.NewServer(echo.Handler(name))
+	s := httptest.NewUnstartedServer(echo.Handler(name))
+	_ = s.Listener.Close()
+	var err error
+	if s.Listener, err = net.Listen("tcp", netip.AddrPortFrom(w.listen, 0).String()); err != nil {
+		w.t.Fatal(err)
+	}
+	s.Start()
 	w.t.Cleanup(s.Close)
 	addr := netip.MustParseAddrPort(s.Listener.Addr().String())
 	w.write("svc-"+name+".yaml", fmt.Sprintf(`
@@ -289,18 +319,4 @@ func certificate(t *testing.T, secret, name string, serial int64) string {
 	}
 	return fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {namespace: default, name: %s}\ntype: kubernetes.io/tls\ndata:\n  tls.crt: %s\n  tls.key: %s\n",
 		secret, encode("CERTIFICATE", der), encode("PRIVATE KEY", keyDER))
-}
-
-// privileged skips a test that has to bind ports below 1024 where it cannot.
-func (w *world) privileged() {
-	w.t.Helper()
-	l, err := net.Listen("tcp", netip.AddrPortFrom(w.listen, 80).String())
-	if err == nil {
-		_ = l.Close()
-		return
-	}
-	if errors.Is(err, os.ErrPermission) && os.Getenv("CI") == "" {
-		w.t.Skipf("ports below 1024 need root: %v", err)
-	}
-	w.t.Fatal(err)
 }

@@ -82,7 +82,6 @@ spec:
 // configures.
 func TestGateway(t *testing.T) {
 	w := newWorld(t)
-	w.privileged()
 	for _, name := range []string{"v1", "v2", "v3"} {
 		w.backend(name)
 	}
@@ -301,7 +300,6 @@ func testEdits(t *testing.T, w *world, gw model.Key) {
 // TestIngressClass sends requests through the Envoy of an IngressClass.
 func TestIngressClass(t *testing.T) {
 	w := newWorld(t)
-	w.privileged()
 	for _, name := range []string{"v1", "v2"} {
 		w.backend(name)
 	}

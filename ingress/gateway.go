@@ -75,6 +75,7 @@ func (p *Planner) planGateway(key model.Key) {
 	if !ours {
 		p.bySecret.set(key, nil)
 		p.byGrant.set(key, nil)
+		p.contend(key, nil, Placement{})
 		if old != nil {
 			p.removeGateway(old)
 		}
@@ -89,6 +90,12 @@ func (p *Planner) planGateway(key model.Key) {
 	var seen references
 	for i := range obj.Spec.Listeners {
 		gw.listeners = append(gw.listeners, p.parseListener(obj, &obj.Spec.Listeners[i], &seen))
+	}
+	if gw.refused == nil {
+		p.contend(key, obj, gw.place)
+		p.refusePorts(gw)
+	} else {
+		p.contend(key, nil, gw.place)
 	}
 	findConflicts(gw.listeners)
 	for _, l := range gw.listeners {

@@ -19,6 +19,8 @@ type ingressClass struct {
 	name      string
 	group     route.Group
 	place     Placement
+	taken     map[uint16]string // ports that Gateways have
+	secure    bool              // some Ingress has a certificate
 	users     map[model.Key]*routeNode
 	resources map[route.Ref]published
 	ports     []uint16
@@ -129,8 +131,14 @@ func (p *Planner) planIngressClass(name string) {
 	}
 	place := p.opt.Place(p.snap, c.group, nil)
 	moved, touched := c.tls.settle()
-	first, replaced := c.resources == nil, !reflect.DeepEqual(c.place, place)
-	c.place = place
+	taken := map[uint16]string{}
+	for _, port := range []uint16{80, 443} {
+		if owner := p.portOwner(model.Key{}, place.Listen, port); owner != nil {
+			taken[port] = owner.key.String()
+		}
+	}
+	first, replaced := c.resources == nil, !reflect.DeepEqual(c.place, place) || !maps.Equal(c.taken, taken)
+	c.place, c.taken = place, taken
 	if first || replaced || touched {
 		before, ports := c.resources, c.ports
 		c.resources, c.ports = c.plan()
@@ -200,10 +208,14 @@ func (c *ingressClass) plan() (map[route.Ref]published, []uint16) {
 		add(&route.Listener{Name: fmt.Sprintf("ingress/%s/%d", c.name, port), Gateway: l})
 		return l
 	}
-	ports := []uint16{80}
-	listener(80, route.HTTP).Space = c.space()
+	var ports []uint16
+	if c.taken[80] == "" {
+		ports = append(ports, 80)
+		listener(80, route.HTTP).Space = c.space()
+	}
 	chains, secrets := c.tls.chains()
-	if len(chains) > 0 {
+	c.secure = len(chains) > 0
+	if c.secure && c.taken[443] == "" {
 		for i := range chains {
 			chains[i].Space = c.chainSpace(chains[i].Name)
 		}

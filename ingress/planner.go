@@ -31,6 +31,9 @@ type PlannerOptions struct {
 	// classes: a Gateway of the class "sluice", and an Ingress without any
 	// class, are ours without one.
 	Standalone bool
+	// OneMachine says that the proxies of all groups listen on this machine, so
+	// that a port of an address can only belong to one of them.
+	OneMachine bool
 	// Place tells where the proxies of a group are; nil: see [SpecPlace].
 	// The Gateway is nil for the group of an IngressClass.
 	Place func(*model.Snapshot, route.Group, *gatewayv1.Gateway) Placement
@@ -116,6 +119,9 @@ type Planner struct {
 
 	defaultClass string // of Ingresses without one; empty: none
 
+	contenders map[model.Key]*contender // Gateways that want ports of this machine
+	byPort     deps[uint16]             // port -> Gateways that want it
+
 	byClass     deps[string]     // GatewayClass -> Gateways
 	byIngClass  deps[string]     // IngressClass -> Ingresses; "" -> those without
 	byGateway   deps[model.Name] // Gateway -> HTTPRoutes
@@ -151,6 +157,7 @@ func NewPlanner(opt PlannerOptions) *Planner {
 		attached: map[listenerRef]int{}, groups: map[route.Group]*groupStatus{},
 		rejected: map[route.Group][]rejection{}, rejects: map[model.Key]map[route.Ref]string{},
 		reports: map[model.Key]status.Report{}, lastGood: map[model.Name]goodSecret{},
+		contenders: map[model.Key]*contender{}, byPort: newDeps[uint16](),
 		byClass: newDeps[string](), byIngClass: newDeps[string](), byGateway: newDeps[model.Name](),
 		bySecret: newDeps[model.Name](), byGrant: newDeps[string](), byNamespace: newDeps[string](),
 		byService: newDeps[model.Name](),
@@ -249,8 +256,11 @@ func (p *Planner) markClusters(svc model.Name) {
 
 // plan plans all that is dirty: what others depend on first.
 func (p *Planner) plan() Result {
-	for _, key := range p.takeObjects(model.KindGateway) {
-		p.planGateway(key)
+	// One Gateway may have another, which wants the same port, planned again.
+	for keys := p.takeObjects(model.KindGateway); len(keys) > 0; keys = p.takeObjects(model.KindGateway) {
+		for _, key := range keys {
+			p.planGateway(key)
+		}
 	}
 	for _, key := range p.takeObjects(model.KindHTTPRoute) {
 		p.planHTTPRoute(key)

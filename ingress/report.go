@@ -226,6 +226,10 @@ func (p *Planner) reportIngress(obj *networkingv1.Ingress, n *routeNode) status.
 func (p *Planner) classProgrammed(c *ingressClass) (ok bool, reason, message string) {
 	st := p.groups[c.group]
 	switch {
+	case c.taken[80] != "":
+		return false, string(gatewayv1.ListenerReasonPortUnavailable), "port 80 belongs to the " + c.taken[80] + " at the same address"
+	case c.taken[443] != "" && c.secure:
+		return false, string(gatewayv1.ListenerReasonPortUnavailable), "port 443 belongs to the " + c.taken[443] + " at the same address"
 	case c.place.Pending != "":
 		return false, string(gatewayv1.GatewayReasonAddressNotAssigned), c.place.Pending
 	case st == nil || st.proxies == 0:

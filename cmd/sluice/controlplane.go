@@ -271,7 +271,7 @@ func (p *process) accountOf(id string, groups []route.Group) (model.Name, error)
 func (p *process) ingress(server *xds.Server, authority *ca.CA, planned func()) error {
 	o := ingress.Options{
 		Store: p.store, Publisher: server, Board: p.board, Progress: server, Log: p.log, Planned: planned,
-		PlannerOptions: ingress.PlannerOptions{Standalone: p.rest == nil},
+		PlannerOptions: ingress.PlannerOptions{Standalone: p.rest == nil, OneMachine: p.rest == nil},
 	}
 	watch := server.Watch(func(g route.Group) bool { return strings.HasPrefix(string(g), "gateway/") })
 	o.Moved = func(ctx context.Context) ([]route.Group, error) {

@@ -114,13 +114,18 @@ func (s *Source) commit(paths []string) {
 	slices.SortFunc(touched, compareKeys)
 	touched = slices.Compact(touched)
 
+	// What was there at the start is older than all that comes later.
+	var created metav1.Time
+	if s.loaded {
+		created = metav1.NewTime(time.Now().Truncate(time.Second))
+	}
 	s.opts.Store.Update(func(tx *model.Txn) {
 		for _, key := range deletes {
 			tx.Delete(key)
 		}
 		for key, value := range puts {
 			kind, _ := source.KindOf(key.Kind)
-			value = generation(tx, key, value)
+			value = generation(tx, key, value, created)
 			if old, ok := tx.Any(key).(source.Value); ok && kind.Equal(old, value) {
 				delete(puts, key)
 				continue
@@ -143,9 +148,11 @@ func (s *Source) commit(paths []string) {
 }
 
 // generation counts the versions of an object in its metadata, as the API
-// server does, since conditions refer to it. It returns a copy, because the
-// value may have been in the store before.
-func generation(tx *model.Txn, key model.Key, value source.Value) source.Value {
+// server does, since conditions refer to it, and says when it came, since of two
+// that contend for a host or a port the older has it: what is added never takes
+// anything from what is there. It returns a copy, because the value may have
+// been in the store before.
+func generation(tx *model.Txn, key model.Key, value source.Value, created metav1.Time) source.Value {
 	api, ok := value.(runtime.Object)
 	if !ok {
 		return value
@@ -153,9 +160,16 @@ func generation(tx *model.Txn, key model.Key, value source.Value) source.Value {
 	next := api.DeepCopyObject()
 	m := next.(metav1.Object)
 	m.SetGeneration(1)
+	given := m.GetCreationTimestamp()
+	if given.IsZero() {
+		m.SetCreationTimestamp(created)
+	}
 	if old, ok := tx.Any(key).(metav1.Object); ok {
 		kind, _ := source.KindOf(key.Kind)
 		m.SetGeneration(old.GetGeneration())
+		if given.IsZero() {
+			m.SetCreationTimestamp(old.GetCreationTimestamp())
+		}
 		if !kind.Equal(old.(source.Value), next.(source.Value)) {
 			m.SetGeneration(old.GetGeneration() + 1)
 		}
