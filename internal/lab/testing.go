@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 )
 
 // TB is the part of testing.TB that the lab uses, so that a program with a lab in
@@ -22,6 +23,9 @@ type TB interface {
 // Where the machine forbids that, the tests run as they are, and [ForTest] skips
 // those that need a lab, with the reason; with CI set, everything fails.
 func Main(m interface{ Run() int }) int {
+	if slices.Contains(os.Args, "-test.fuzzworker") {
+		return m.Run() // the fuzzer that started it is there already, and talks to it
+	}
 	if err := Enter(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		if os.Getenv("CI") != "" {
