@@ -1,15 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/google/nftables"
 	"github.com/spf13/cobra"
 
+	"github.com/sluicenet/sluice/internal/config"
 	"github.com/sluicenet/sluice/internal/envoy"
-	engine "github.com/sluicenet/sluice/proxy/nftables"
 )
 
 // finding is the result of one check.
@@ -19,44 +21,50 @@ type finding struct {
 }
 
 func checkCommand() *cobra.Command {
-	var path string
-	cmd := &cobra.Command{
+	return withConfiguration(&cobra.Command{
 		Use:   "check",
 		Short: "See whether this machine has all that sluice needs, and what to do where not",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			bad := 0
-			for _, f := range check(path) {
-				mark, text := "ok  ", f.what
-				if f.err != nil {
-					bad++
-					mark, text = "FAIL", f.what+": "+f.err.Error()
-				}
-				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", mark, text); err != nil {
-					return err
-				}
+		Long: `See whether "sluice up" with the same configuration could run on this machine, and
+say what to do where not. It changes nothing.`,
+		Example: "  sluice check -f /etc/sluice/manifests",
+	}, func(cmd *cobra.Command, c *config.Configuration) error {
+		bad := 0
+		for _, f := range check(cmd.Context(), c) {
+			mark, text := "ok  ", f.what
+			if f.err != nil {
+				bad++
+				mark, text = "FAIL", f.what+": "+f.err.Error()
 			}
-			if bad > 0 {
-				return fmt.Errorf("%d checks failed", bad)
+			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", mark, text); err != nil {
+				return err
 			}
-			return nil
-		},
-	}
-	cmd.Flags().StringVar(&path, "envoy", "", "Envoy binary (default: found on $PATH, then where hack/envoy puts it)")
-	return cmd
+		}
+		if bad > 0 {
+			return fmt.Errorf("%d checks failed", bad)
+		}
+		return nil
+	})
 }
 
-func check(path string) []finding {
-	found, err := envoy.Find(path)
-	what := "Envoy, for gateways"
-	if err == nil {
-		what += " (" + found + ")"
+func check(ctx context.Context, c *config.Configuration) []finding {
+	var out []finding
+	if c.Socket != "" && answers(ctx, c.Socket) {
+		out = append(out, finding{what: "a sluice runs on " + c.Socket + " already; whether its addresses are free is left out"})
+		running := *c
+		running.Socket, running.Metrics, running.XDS.Address, running.DNS.Listen = "", "", "", nil
+		c = &running
 	}
-	return []finding{
-		{"nftables, for the service proxy", engine.Probe()},
-		{"no other service proxy", otherProxy()},
-		{what, err},
+	out = append(out, preflight(ctx, c, role{node: true, control: true})...)
+	out = append(out, finding{"no other service proxy", otherProxy()})
+	if c.Envoy == "" {
+		found, err := envoy.Find("")
+		what := "Envoy, for gateways"
+		if err == nil {
+			what += " (" + found + ")"
+		}
+		out = append(out, finding{what, err})
 	}
+	return out
 }
 
 // otherProxy looks for the rules of a kube-proxy, which would translate a
@@ -67,6 +75,9 @@ func otherProxy() error {
 		return err
 	}
 	tables, err := conn.ListTables()
+	if errors.Is(err, syscall.EPERM) {
+		return errors.New("only root, or a process with the capability CAP_NET_ADMIN, can see")
+	}
 	if err != nil {
 		return err
 	}

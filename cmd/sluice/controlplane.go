@@ -41,7 +41,7 @@ func controlplaneCommand() *cobra.Command {
 		Long: `Run what is not a node's own: the Gateway API and Ingress controller, the mesh,
 its certificate authority, and the server that Envoys get their configuration
 from. On a cluster it deploys a gateway for each Gateway.`,
-	}, func(p *process) error {
+	}, role{control: true}, func(p *process) error {
 		p.source(unique(slices.Concat(ingress.Kinds(), mesh.Kinds(), []model.KindID{model.KindNamespace, model.KindNode})))
 		return p.controlplane()
 	})

@@ -54,7 +54,29 @@ server and stock Envoys.`,
 // configured makes a command that runs a process of the parts that add adds. Its
 // flags are those of the configuration, with --config to read a file first;
 // flags win over the file.
-func configured(cmd *cobra.Command, add func(*process) error) *cobra.Command {
+func configured(cmd *cobra.Command, r role, add func(*process) error) *cobra.Command {
+	return withConfiguration(cmd, func(cmd *cobra.Command, c *config.Configuration) error {
+		p, err := newProcess(cmd.Context(), c, logger(c.Log))
+		if err != nil {
+			return err
+		}
+		for _, f := range preflight(cmd.Context(), c, r) {
+			if f.err != nil {
+				p.stop()
+				return f.err
+			}
+		}
+		if err := add(p); err != nil {
+			p.stop()
+			_ = p.Wait() // that they were stopped
+			return err
+		}
+		return p.run()
+	})
+}
+
+// withConfiguration gives a command the configuration's flags and --config.
+func withConfiguration(cmd *cobra.Command, run func(*cobra.Command, *config.Configuration) error) *cobra.Command {
 	c := config.Default()
 	var file string
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (sluice.io/v1alpha1 Configuration)")
@@ -76,15 +98,7 @@ func configured(cmd *cobra.Command, add func(*process) error) *cobra.Command {
 		if err := c.Validate(); err != nil {
 			return fmt.Errorf("configuration: %w", err)
 		}
-		p, err := newProcess(cmd.Context(), &c, logger(c.Log))
-		if err != nil {
-			return err
-		}
-		if err := add(p); err != nil {
-			p.stop()
-			return errors.Join(err, p.Wait())
-		}
-		return p.run()
+		return run(cmd, &c)
 	}
 	return cmd
 }

@@ -26,7 +26,7 @@ on this machine.
 The kernel's rules and the Envoys of Gateways stay when it ends, so that a
 restart interrupts nothing; "sluice cleanup" removes them.`,
 		Example: "  sluice up -f manifests/examples/quickstart",
-	}, func(p *process) error {
+	}, role{node: true, control: true}, func(p *process) error {
 		p.source(unique(slices.Concat(nodeKinds, ingress.Kinds(), mesh.Kinds())))
 		if err := p.proxy(); err != nil {
 			return err
@@ -44,7 +44,7 @@ func nodeCommand() *cobra.Command {
 		Short: "Run the service proxy and the DNS server of a node",
 		Long: `Run what every node of a cluster needs: the service proxy, in place of kube-proxy,
 and the DNS server. The kernel's rules stay when it ends.`,
-	}, func(p *process) error {
+	}, role{node: true}, func(p *process) error {
 		p.source(nodeKinds)
 		conf := p.meshConfig()
 		conf.SplitsOnly = true

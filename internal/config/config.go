@@ -5,12 +5,16 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
@@ -133,6 +137,9 @@ func (c *Configuration) parse(b []byte) error {
 		return err
 	}
 	strict, err := json.UnmarshalStrict(doc, c)
+	if err != nil {
+		err = locate(doc, c, err)
+	}
 	if err := errors.Join(append(strict, err)...); err != nil {
 		return err
 	}
@@ -149,12 +156,39 @@ func (c *Configuration) parse(b []byte) error {
 // expected and what was found.
 func (c *Configuration) Validate() error {
 	return errors.Join(
+		dnsName("zone", c.Zone),
+		dnsName("mesh.trustDomain", c.Mesh.TrustDomain),
+		dnsName("mesh.rootNamespace", c.Mesh.RootNamespace),
+		address("metrics", c.Metrics),
+		address("xds.address", c.XDS.Address),
 		oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error"),
 		oneOf("log.format", c.Log.Format, "text", "json"),
 		oneOf("proxy.mode", c.Proxy.Mode, "nftables", "none"),
 		oneOf("dns.pods", c.DNS.Pods, "disabled", "insecure", "verified"),
 		positive("mesh.certificateLife", c.Mesh.CertificateLife.Duration, time.Minute),
 	)
+}
+
+func dnsName(field, value string) error {
+	if len(validation.IsDNS1123Subdomain(strings.TrimSuffix(value, "."))) > 0 {
+		return fmt.Errorf("%s: expected a DNS name in lower case, found %q", field, value)
+	}
+	return nil
+}
+
+// address checks the address of a server; empty is none.
+func address(field, value string) error {
+	if value == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: expected HOST:PORT, found %q", field, value)
+	}
+	return nil
 }
 
 func oneOf(field, value string, allowed ...string) error {

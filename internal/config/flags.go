@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"strconv"
@@ -57,6 +58,45 @@ func addFlags(set *pflag.FlagSet, v reflect.Value, prefix string) {
 		}
 		set.VarPF(&value{v.Field(i)}, name, short, usage).NoOptDefVal = noOptDefault(v.Field(i))
 	}
+}
+
+// FlagName returns the name of a field's flag, without the dashes before it:
+// "dns-listen" of "dns.listen".
+func FlagName(field string) string {
+	return dashed(strings.ReplaceAll(field, ".", "-"))
+}
+
+// locate finds the field whose value is wrong. The decoder does not tell it for
+// values that read their own text.
+func locate(doc []byte, c *Configuration, failed error) error {
+	if path, err := locateIn(doc, reflect.ValueOf(c).Elem(), ""); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return failed
+}
+
+func locateIn(doc []byte, v reflect.Value, path string) (string, error) {
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(doc, &fields) != nil {
+		return "", nil
+	}
+	for i := range v.NumField() {
+		field := v.Type().Field(i)
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		raw, has := fields[name]
+		if !has {
+			continue
+		}
+		if _, leaf := field.Tag.Lookup("usage"); !leaf && v.Field(i).Kind() == reflect.Struct {
+			if at, err := locateIn(raw, v.Field(i), path+name+"."); err != nil {
+				return at, err
+			}
+		}
+		if err := json.Unmarshal(raw, reflect.New(field.Type).Interface()); err != nil {
+			return path + name, fmt.Errorf("%w, found %s", err, raw)
+		}
+	}
+	return "", nil
 }
 
 func noOptDefault(v reflect.Value) string {

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluicenet/sluice/internal/config"
+	"github.com/sluicenet/sluice/internal/envoy"
+	engine "github.com/sluicenet/sluice/proxy/nftables"
+)
+
+// role says which parts a process runs.
+type role struct{ node, control bool }
+
+// preflight sees whether a process could run as it is configured, before
+// anything is changed: one that can only half start must not touch the rules.
+func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
+	var out []finding
+	add := func(what string, err error) { out = append(out, finding{what, err}) }
+	if c.Manifests != "" {
+		add("manifests "+c.Manifests, manifests(c.Manifests))
+	}
+	if r.node && c.Proxy.Mode != "none" {
+		add("nftables, for the service proxy", engine.Probe())
+	}
+	if r.control && c.Envoy != "" {
+		_, err := envoy.Find(c.Envoy)
+		add("envoy "+c.Envoy, err)
+	}
+	if r.control && c.Manifests != "" {
+		add("stateDir "+c.StateDir, writable("stateDir", c.StateDir))
+	}
+	if c.Socket != "" {
+		if answers(ctx, c.Socket) {
+			add("socket "+c.Socket, fmt.Errorf("socket: another sluice answers on %s; stop it, or choose another with --socket", c.Socket))
+			return out // it has the ports
+		}
+		add("socket "+c.Socket, writable("socket", filepath.Dir(c.Socket)))
+	}
+	if c.Metrics != "" {
+		add("metrics "+c.Metrics, free(ctx, "metrics", "tcp", c.Metrics))
+	}
+	if r.node {
+		for _, a := range c.DNS.Listen {
+			err := free(ctx, "dns.listen", "udp", a.String())
+			if err == nil {
+				err = free(ctx, "dns.listen", "tcp", a.String())
+			}
+			add("dns.listen "+a.String(), err)
+		}
+	}
+	if r.control && c.XDS.Address != "" {
+		add("xds.address "+c.XDS.Address, free(ctx, "xds.address", "tcp", c.XDS.Address))
+	}
+	return out
+}
+
+func manifests(dir string) error {
+	info, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("manifests: there is no directory %s; make it, or name another with --manifests", dir)
+	case err != nil:
+		return fmt.Errorf("manifests: %w", err)
+	case !info.IsDir():
+		return fmt.Errorf("manifests: %s is a file; name the directory that holds it", dir)
+	case unix.Access(dir, unix.R_OK|unix.X_OK) != nil:
+		return fmt.Errorf("manifests: %s may not be read by this user", dir)
+	}
+	return nil
+}
+
+// writable tells whether a directory can be written to, or made.
+func writable(field, dir string) error {
+	at, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", field, err)
+	}
+	for {
+		info, err := os.Stat(at)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && at != "/":
+			at = filepath.Dir(at)
+			continue
+		case err != nil:
+			return fmt.Errorf("%s: %w", field, err)
+		case !info.IsDir():
+			return fmt.Errorf("%s: %s is a file, not a directory", field, at)
+		}
+		var system unix.Statfs_t
+		if unix.Access(at, unix.W_OK|unix.X_OK) != nil || unix.Statfs(at, &system) == nil && system.Type == unix.PROC_SUPER_MAGIC {
+			return fmt.Errorf("%s: %s may not be written to by this user; choose another with --%s, or run as root", field, at, config.FlagName(field))
+		}
+		return nil
+	}
+}
+
+func answers(ctx context.Context, socket string) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return false
+	}
+	_ = c.Close()
+	return true
+}
+
+// free tells whether nobody has an address. The node's DNS server may answer
+// on one that is not there yet.
+func free(ctx context.Context, field, network, address string) error {
+	var lc net.ListenConfig
+	var err error
+	if network == "udp" {
+		var c net.PacketConn
+		if c, err = lc.ListenPacket(ctx, network, address); err == nil {
+			return c.Close()
+		}
+	} else {
+		var l net.Listener
+		if l, err = lc.Listen(ctx, network, address); err == nil {
+			return l.Close()
+		}
+	}
+	flag := config.FlagName(field)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s: another process has %s (%s); stop it, or choose another address with --%s", field, address, network, flag)
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && field == "dns.listen":
+		return nil
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: %s is no address of this machine; choose another with --%s", field, address, flag)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%s: only root, or a process with the capability CAP_NET_BIND_SERVICE, may have %s", field, address)
+	}
+	return fmt.Errorf("%s: expected HOST:PORT, found %q: %w", field, address, err)
+}
