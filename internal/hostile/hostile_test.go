@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,6 +57,10 @@ func TestManifests(t *testing.T) {
 	if err != nil || len(since) != 1 {
 		t.Fatalf("proxies %v, error %v", since, err)
 	}
+	base, err := w.objects()
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	ctx, stop := context.WithCancel(t.Context())
 	l := &load{}
@@ -66,7 +69,7 @@ func TestManifests(t *testing.T) {
 	defer running.Wait()
 	defer stop()
 	for _, in := range slices.Concat(services(w), endpoints(w), gateways(t), routes(), meshes(w), texts(w), files(w)) {
-		t.Run(in.name, func(t *testing.T) { w.suffer(t, in, l, since) })
+		t.Run(in.name, func(t *testing.T) { w.suffer(t, in, l, base, since) })
 		if t.Failed() {
 			select {
 			case err := <-w.ended:
@@ -86,11 +89,20 @@ func TestManifests(t *testing.T) {
 }
 
 // suffer goes through one input.
-func (w *world) suffer(t *testing.T, in input, l *load, since map[string]string) {
+func (w *world) suffer(t *testing.T, in input, l *load, base []string, since map[string]string) {
 	// Whatever comes of it, the next input finds the directory as it was.
 	defer func() {
 		w.clear(t)
-		until(t, "after the repair", w.quiet)
+		until(t, "after the repair", func() error {
+			if err := w.quiet(); err != nil {
+				return err
+			}
+			now, err := w.objects()
+			if err == nil && !slices.Equal(now, base) {
+				err = fmt.Errorf("%q are in force, want %q", now, base)
+			}
+			return err
+		})
 	}()
 	begun, _ := l.counted()
 	holds := func(when string) {

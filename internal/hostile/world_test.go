@@ -25,7 +25,19 @@ import (
 	"github.com/sluicenet/sluice/internal/lab"
 )
 
-func TestMain(m *testing.M) { os.Exit(lab.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(lab.Main(tests{m})) }
+
+// tests removes the program when all have run.
+type tests struct{ *testing.M }
+
+// Run implements what [lab.Main] wants.
+func (m tests) Run() int {
+	defer func() { _ = os.RemoveAll(built) }()
+	return m.M.Run()
+}
+
+// built is the directory of the program.
+var built string
 
 // patience is how long something may take on a machine that is busy with
 // everything else; a good run waits for milliseconds.
@@ -33,12 +45,14 @@ const patience = 60 * time.Second
 
 // program builds the program once.
 var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "sluice-hostile-")
-	if err != nil {
+	var err error
+	if built, err = os.MkdirTemp("", "sluice-hostile-"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "sluice")
-	if out, err := exec.Command("go", "build", "-o", path, "github.com/sluicenet/sluice/cmd/sluice").CombinedOutput(); err != nil {
+	path := filepath.Join(built, "sluice")
+	build := exec.Command("go", "build", "-o", path, "github.com/sluicenet/sluice/cmd/sluice")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build, whose work is in the cache then
+	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return path, nil
@@ -145,6 +159,25 @@ func (w *world) problems() ([]string, error) {
 		lines = append(lines, strings.Join(r.Cells, " "))
 	}
 	return lines, nil
+}
+
+// objects returns what is in force.
+func (w *world) objects() ([]string, error) {
+	var out []string
+	for _, resource := range []string{
+		"services", "endpointslices", "secrets", "ingresses", "ingressclasses", "gatewayclasses", "gateways", "httproutes",
+		"virtualservices", "destinationrules", "peerauthentications",
+	} {
+		table, err := w.admin.Table(context.Background(), resource)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range table.Rows {
+			out = append(out, resource+" "+r.Namespace+"/"+r.Name)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
 }
 
 // proxies returns since when which Envoys are connected.
