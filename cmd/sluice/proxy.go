@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -108,5 +110,16 @@ func trace(plan *proxy.Plan, q url.Values) (any, error) {
 	if !ok {
 		return nil, errors.New("protocol: expected tcp, udp or sctp, found " + q.Get("protocol"))
 	}
-	return proxy.Trace(plan, source, destination, protocol).String(), nil
+	// Without a Node object the plan does not know the node's addresses, which
+	// the kernel does.
+	here := *plan
+	if addrs, err := net.InterfaceAddrs(); err == nil {
+		here.Node.Addrs = slices.Clone(here.Node.Addrs)
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() {
+				here.Node.Addrs = append(here.Node.Addrs, p.Addr())
+			}
+		}
+	}
+	return proxy.Trace(&here, source, destination, protocol).String(), nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -19,9 +20,10 @@ func traceCommand() *cobra.Command {
 		Use:   "trace SRC DST:PORT[/PROTOCOL]",
 		Short: "Explain what happens to a new connection: which rule decides, which endpoints it may get",
 		Long: `Explain what the service proxy of this node does with a new connection from SRC,
-an address or "node" for this node itself, to DST, an address or a name of the
-cluster. PROTOCOL is tcp unless given.`,
+an address or "node" for this node itself, to DST, an address, a Service as
+NAME or NAME.NAMESPACE, or a name of the cluster. PROTOCOL is tcp unless given.`,
 		Example: `  sluice trace 10.244.1.10 10.96.0.20:80
+  sluice trace node web.shop:80
   sluice trace node web.default.svc.cluster.local:53/udp`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,6 +58,11 @@ func resolve(cmd *cobra.Command, client *admin.Client, destination string) (stri
 	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
 		return destination, nil
 	}
+	if ip, ok, err := clusterIP(cmd, client, host); err != nil {
+		return "", err
+	} else if ok {
+		return net.JoinHostPort(ip, port), nil
+	}
 	var answer dns.Explanation
 	if err := client.Ask(cmd.Context(), "dns", url.Values{"name": {host}, "type": {"A"}}, &answer); err != nil {
 		return "", err
@@ -64,10 +71,37 @@ func resolve(cmd *cobra.Command, client *admin.Client, destination string) (stri
 		fields := strings.Fields(record)
 		if addr, err := netip.ParseAddr(fields[len(fields)-1]); err == nil {
 			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s: %s\n", host, addr, answer.Reason)
-			return addr.String() + ":" + port, nil
+			return net.JoinHostPort(addr.String(), port), nil
 		}
 	}
 	return "", fmt.Errorf("%s: %s (%s)", host, answer.Rcode, answer.Reason)
+}
+
+// clusterIP returns the address of a Service that is named as in a Pod of the
+// namespace default: NAME or NAME.NAMESPACE.
+func clusterIP(cmd *cobra.Command, client *admin.Client, name string) (ip string, ok bool, err error) {
+	if strings.Count(name, ".") > 1 {
+		return "", false, nil
+	}
+	service, namespace, given := strings.Cut(name, ".")
+	if !given {
+		namespace = "default"
+	}
+	services, err := client.Table(cmd.Context(), "services")
+	if err != nil {
+		return "", false, err
+	}
+	found, err := admin.Select(services, namespace, []string{service})
+	if err != nil {
+		return "", false, nil //nolint:nilerr // it may be a name outside of the cluster
+	}
+	object, _ := found.Rows[0].Object.(map[string]any)
+	spec, _ := object["spec"].(map[string]any)
+	if ip, _ = spec["clusterIP"].(string); ip == "" || ip == "None" {
+		return "", false, fmt.Errorf("the Service %s/%s has no clusterIP", namespace, service)
+	}
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s: the clusterIP of the Service %s/%s\n", name, ip, namespace, service)
+	return ip, true, err
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {

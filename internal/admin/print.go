@@ -18,7 +18,7 @@ func Print(w io.Writer, t Table, resource, format string) error {
 		return printTable(w, t, format == "wide")
 	case "name":
 		for _, r := range t.Rows {
-			if _, err := fmt.Fprintf(w, "%s/%s\n", resource, r.Name); err != nil {
+			if _, err := fmt.Fprintf(w, "%s/%s\n", kindOf(r, resource), r.Name); err != nil {
 				return err
 			}
 		}
@@ -27,6 +27,32 @@ func Print(w io.Writer, t Table, resource, format string) error {
 		return printObjects(w, t, format)
 	}
 	return fmt.Errorf("-o %q: expected wide, json, yaml or name", format)
+}
+
+// kindOf returns the kind of a row's object in lower case, or else as it was
+// asked for.
+func kindOf(r Row, resource string) string {
+	object, _ := r.Object.(map[string]any)
+	if kind, _ := object["kind"].(string); kind != "" {
+		return strings.ToLower(kind)
+	}
+	return resource
+}
+
+// WithoutNamespace returns the table without the column of namespaces, which
+// says nothing where all rows are of one.
+func WithoutNamespace(t Table) Table {
+	if len(t.Columns) == 0 || t.Columns[0].Name != "NAMESPACE" {
+		return t
+	}
+	t.Columns = t.Columns[1:]
+	rows := make([]Row, len(t.Rows))
+	for i, r := range t.Rows {
+		r.Cells = r.Cells[min(1, len(r.Cells)):]
+		rows[i] = r
+	}
+	t.Rows = rows
+	return t
 }
 
 func printTable(w io.Writer, t Table, wide bool) error {
@@ -59,7 +85,7 @@ func printObjects(w io.Writer, t Table, format string) error {
 	for i, r := range t.Rows {
 		items[i] = r.Object
 	}
-	if out = map[string]any{"apiVersion": "v1", "kind": "List", "items": items}; len(items) == 1 {
+	if out = map[string]any{"apiVersion": "v1", "kind": "List", "items": items}; t.One && len(items) == 1 {
 		out = items[0]
 	}
 	var b []byte
@@ -95,7 +121,7 @@ func Select(t Table, namespace string, names []string) (Table, error) {
 		wanted[r.Name] = true
 		rows = append(rows, r)
 	}
-	t.Rows = rows
+	t.Rows, t.One = rows, len(names) == 1
 	for _, n := range names {
 		if !wanted[n] {
 			return t, fmt.Errorf("%q not found", n)

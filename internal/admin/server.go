@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -24,6 +25,9 @@ import (
 type Table struct {
 	Columns []Column `json:"columns"`
 	Rows    []Row    `json:"rows"`
+	// One says that one object was asked for by its name: it is printed
+	// without a List around it.
+	One bool `json:"-"`
 }
 
 // Column is one column of a [Table].
@@ -98,9 +102,9 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /tables/{name}", func(w http.ResponseWriter, r *http.Request) {
-		list, ok := s.Tables[r.PathValue("name")]
+		list, ok := s.Tables[strings.ToLower(r.PathValue("name"))]
 		if !ok {
-			reply(w, nil, fmt.Errorf("there is no resource %q; there are %q", r.PathValue("name"), slices.Sorted(maps.Keys(s.Tables))))
+			reply(w, nil, fmt.Errorf("there is no resource %q; there are %s", r.PathValue("name"), strings.Join(s.plurals(), ", ")))
 			return
 		}
 		reply(w, list(), nil)
@@ -115,6 +119,18 @@ func (s *Server) handler() http.Handler {
 		reply(w, answer, err)
 	})
 	return mux
+}
+
+// plurals lists the resources by one name each: neither the singular nor the
+// short one.
+func (s *Server) plurals() []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(s.Tables)) {
+		if s.Tables[name+"s"] == nil && s.Tables[name+"es"] == nil && len(name) > len("gtw") {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // problem is what a failed request is answered with.

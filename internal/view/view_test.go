@@ -95,7 +95,9 @@ func TestObjects(t *testing.T) {
 		APIVersion string
 		Status     gatewayv1.GatewayStatus
 	}
-	if err := json.Unmarshal([]byte(show(t, tables["gateway"](), "json")), &gateways); err != nil {
+	one := tables["gateway"]()
+	one.One = true
+	if err := json.Unmarshal([]byte(show(t, one, "json")), &gateways); err != nil {
 		t.Fatal(err)
 	}
 	if gateways.APIVersion != "gateway.networking.k8s.io/v1" || len(gateways.Status.Addresses) != 1 {
