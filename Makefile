@@ -50,7 +50,7 @@ bench: build envoy ## measure: cost of a change by size, manifest edit to effect
 envoy: ## put a stock Envoy into the user's cache
 	@hack/envoy >/dev/null
 
-e2e: build envoy ## install on the cluster of $$KUBECONFIG and run the demo's table there
+e2e: build envoy ## install on the cluster of $KUBECONFIG and run the demo's table there
 	hack/e2e
 
 # Its version is in its name: a new checkout, whose files are newer, finds it made.

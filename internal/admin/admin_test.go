@@ -15,7 +15,7 @@ import (
 var people = Table{
 	Columns: []Column{{Name: "NAMESPACE"}, {Name: "NAME"}, {Name: "AGE", Wide: true}},
 	Rows: []Row{
-		{Namespace: "a", Name: "ann", Cells: []string{"a", "ann", "40"}, Object: map[string]any{"name": "ann"}},
+		{Namespace: "a", Name: "ann", Cells: []string{"a", "ann", "40\nor so"}, Object: map[string]any{"name": "ann"}},
 		{Namespace: "b", Name: "bob", Cells: []string{"b", "bob"}, Object: map[string]any{"name": "bob"}},
 	},
 }
@@ -104,7 +104,7 @@ func TestSocketIsTakenOver(t *testing.T) {
 func TestPrint(t *testing.T) {
 	for format, want := range map[string]string{
 		"":     "NAMESPACE   NAME\na           ann\nb           bob\n",
-		"wide": "NAMESPACE   NAME   AGE\na           ann    40\nb           bob    <none>\n",
+		"wide": "NAMESPACE   NAME   AGE\na           ann    40; or so\nb           bob    <none>\n",
 		"name": "people/ann\npeople/bob\n",
 		"yaml": "apiVersion: v1\nitems:\n- name: ann\n- name: bob\nkind: List\n",
 	} {

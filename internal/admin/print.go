@@ -55,6 +55,9 @@ func WithoutNamespace(t Table) Table {
 	return t
 }
 
+// oneLine keeps a cell in its row.
+var oneLine = strings.NewReplacer("\n", "; ", "\t", " ")
+
 func printTable(w io.Writer, t Table, wide bool) error {
 	tw := tabwriter.NewWriter(w, 6, 4, 3, ' ', 0)
 	line := func(cells func(i int) string) {
@@ -73,7 +76,7 @@ func printTable(w io.Writer, t Table, wide bool) error {
 			if i >= len(r.Cells) || r.Cells[i] == "" {
 				return "<none>"
 			}
-			return r.Cells[i]
+			return oneLine.Replace(r.Cells[i])
 		})
 	}
 	return tw.Flush()

@@ -194,7 +194,8 @@ func Hold(dir string, group route.Group) error {
 	return nil
 }
 
-// Stop ends all gateways of the directory and waits until they are gone.
+// Stop ends all gateways of the directory, waits until they are gone and removes
+// what they left there.
 func Stop(ctx context.Context, dir string) error {
 	paths, err := filepath.Glob(filepath.Join(dir, "*.lock"))
 	if err != nil {
@@ -222,7 +223,11 @@ func Stop(ctx context.Context, dir string) error {
 		}
 		maps.DeleteFunc(pids, func(pid int, _ bool) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) })
 	}
-	return nil
+	sockets, err := filepath.Glob(filepath.Join(dir, "*.sock"))
+	for _, path := range append(paths, sockets...) {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
 }
 
 func end(pid int) error {

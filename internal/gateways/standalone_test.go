@@ -93,6 +93,9 @@ func TestGatewaysOutliveSluice(t *testing.T) {
 	if err := Stop(t.Context(), dir); err != nil {
 		t.Error(err)
 	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
 }
 
 func TestHeldOnce(t *testing.T) {

@@ -23,7 +23,7 @@ func Object(key model.Key, obj any, reports map[string]status.Report) any {
 	doc := document(key, obj)
 	for _, r := range reports {
 		if r.Value != nil {
-			doc["status"] = r.Value
+			doc["status"] = plain(r.Value)
 			return doc
 		}
 	}
@@ -38,6 +38,34 @@ func Object(key model.Key, obj any, reports map[string]status.Report) any {
 		doc["status"] = status
 	}
 	return doc
+}
+
+// plain is a status as JSON has it, without the times that only the one who
+// writes it to a cluster fills in.
+func plain(value any) any {
+	var out any
+	b, err := json.Marshal(value)
+	if err != nil || json.Unmarshal(b, &out) != nil {
+		return value
+	}
+	dropNulls(out)
+	return out
+}
+
+func dropNulls(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, field := range v {
+			if field == nil {
+				delete(v, k)
+			}
+			dropNulls(field)
+		}
+	case []any:
+		for _, item := range v {
+			dropNulls(item)
+		}
+	}
 }
 
 func conditions(reports map[string]status.Report) []metav1.Condition {
