@@ -93,6 +93,12 @@ spec:
 `, name, host, version)
 }
 
+// endpoint is an address of a Pod that nobody asks for: each Pod has its own, as
+// in a cluster.
+func endpoint(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, byte(32 + i>>16), byte(i >> 8), byte(i)})
+}
+
 // fill writes n Services with two endpoints each and n routes, 200 a file.
 func fill(w *world, n int) error {
 	for file := 0; file*200 < n; file++ {
@@ -101,7 +107,7 @@ func fill(w *world, n int) error {
 			name := fmt.Sprintf("bulk-%d", i)
 			docs = append(docs,
 				fmt.Sprintf("apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec:\n  ports: [{name: http, port: 80, targetPort: 8080}]\n", name),
-				slice(name, "http", 8080, w.pods[0].IPv4(), w.pods[1].IPv4()),
+				slice(name, "http", 8080, endpoint(2*i), endpoint(2*i+1)),
 				httpRoute(name, name+".example.com", "1"))
 		}
 		if _, err := w.write(fmt.Sprintf("bulk-%d.yaml", file), strings.Join(docs, "---\n")); err != nil {
