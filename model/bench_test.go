@@ -53,13 +53,22 @@ func cluster(services int) *Store {
 	return s
 }
 
+// sliceNames are the names of the slices of a cluster.
+func sliceNames(services int) []Name {
+	names := make([]Name, services)
+	for i := range names {
+		names[i] = Name{fmt.Sprintf("team-%03d", i%200), fmt.Sprintf("service-%05d-abcde", i)}
+	}
+	return names
+}
+
 // oneEndpoint replaces one endpoint of one Service's slice, and has a watcher
 // see it.
-func oneEndpoint(s *Store, w *Watcher, n, services int) error {
-	ns, name := fmt.Sprintf("team-%03d", n%services%200), fmt.Sprintf("service-%05d-abcde", n%services)
-	old, ok := EndpointSlices.Get(s.Snapshot(), ns, name)
+func oneEndpoint(s *Store, w *Watcher, n int, names []Name) error {
+	at := names[n%len(names)]
+	old, ok := EndpointSlices.Get(s.Snapshot(), at.Namespace, at.Name)
 	if !ok {
-		return fmt.Errorf("no slice %s/%s", ns, name)
+		return fmt.Errorf("no slice %v", at)
 	}
 	next := *old
 	next.Endpoints = slices.Clone(old.Endpoints)
@@ -84,11 +93,11 @@ func BenchmarkOneEndpoint(b *testing.B) {
 			if _, err := w.Next(context.Background()); err != nil {
 				b.Fatal(err)
 			}
-			n := 0
+			n, names := 0, sliceNames(services)
 			b.ReportAllocs()
 			for b.Loop() {
 				n += 7919
-				if err := oneEndpoint(s, w, n, services); err != nil {
+				if err := oneEndpoint(s, w, n, names); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -131,10 +140,10 @@ func TestUpdateAllocates(t *testing.T) {
 	if _, err := w.Next(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n := 0
+	n, names := 0, sliceNames(services)
 	update := func() {
 		n += 7919
-		if err := oneEndpoint(s, w, n, services); err != nil {
+		if err := oneEndpoint(s, w, n, names); err != nil {
 			t.Fatal(err)
 		}
 	}
