@@ -42,10 +42,7 @@ func (s *Server) serveTCP(ctx, work context.Context, l *net.TCPListener, conns *
 			_ = conn.Close()
 			continue
 		}
-		conns.Go(func() {
-			defer s.metrics.connections.Add(-1)
-			s.serveConn(ctx, work, conn)
-		})
+		conns.Go(func() { s.serveConn(ctx, work, conn) })
 	}
 }
 
@@ -68,6 +65,8 @@ func (s *Server) serveConn(ctx, work context.Context, conn net.Conn) {
 	defer func() {
 		c.pending.Wait()
 		_ = c.flush()
+		// Before the client sees the end, for it may come again at once.
+		s.metrics.connections.Add(-1)
 		_ = conn.Close()
 	}()
 	in := bufio.NewReader(conn)
