@@ -112,6 +112,15 @@ func eventually(t *testing.T, what string, is func() bool) {
 	}
 }
 
+// cannot skips the test with the reason, and fails it with CI set.
+func cannot(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
 func needsLab(t *testing.T) {
 	t.Helper()
 	lab.ForTest(t, lab.Options{}).Close()
@@ -120,7 +129,7 @@ func needsLab(t *testing.T) {
 func TestNothingIsLeft(t *testing.T) {
 	needsLab(t)
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d/stat", os.Getpid())); err != nil {
-		t.Skip("/proc shows other processes than this test's")
+		cannot(t, "/proc shows other processes than this test's")
 	}
 	links := linkNames(t)
 	t.Run("killed", func(t *testing.T) {
@@ -210,10 +219,10 @@ func TestOrdinaryUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	if fields := strings.Fields(string(users)); len(fields) != 3 || fields[2] == "1" {
-		t.Skip("these tests are run by an ordinary user")
+		cannot(t, "these tests are run by an ordinary user")
 	}
 	if readable, err := os.ReadFile("/proc/sys/user/max_user_namespaces"); err != nil || strings.TrimSpace(string(readable)) == "0" {
-		t.Skip("the kernel permits no user namespaces")
+		cannot(t, "the kernel permits no user namespaces")
 	}
 	const nobody = 65534
 	cmd := exec.Command("/proc/self/exe", "-test.run=^(TestReach|TestHairpin|TestResolvConf)$", "-test.v")

@@ -60,8 +60,6 @@ type Place struct {
 	Gateway Addresses
 	Trust   *tls.Config
 	Names   *Resolver
-	// NoMesh says why there are no sidecars; empty: there are.
-	NoMesh string
 	// Proxies counts the Envoys by state, of which there should be Want.
 	Proxies func(context.Context) (states map[string]int, err error)
 	Want    int

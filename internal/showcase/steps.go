@@ -142,11 +142,6 @@ func (p *Place) gateway(ctx context.Context) error {
 
 func (p *Place) mesh(ctx context.Context) error {
 	p.Table.Section("The mesh: frontend and orders have an Envoy beside them; orders is STRICT")
-	if p.NoMesh != "" {
-		p.Table.Note("not shown: %s", p.NoMesh)
-		p.Table.missing = "the mesh"
-		return nil
-	}
 	const identity = "spiffe://cluster.local/ns/default/sa/frontend"
 	orders4 := p.OrdersFrom(p.Frontend)
 	seen := map[string]int{}
@@ -203,10 +198,7 @@ func (p *Place) probes(oldVersion string) []*probe {
 			ask: Line(p.Toolbox, "tcp", netip.AddrPortFrom(p.Services["quotes"].V4, 9000))},
 		{what: "DNS: what quotes-main stands for", old: of("quotes"), ask: p.Names.alias("quotes-main.default.svc.cluster.local.")},
 		{what: "Gateway: requests for quotes.example.com", old: of("quotes"), ask: quotesGate.Ask},
-	}
-	if p.NoMesh == "" {
-		probes = append(probes, &probe{what: "sidecar: requests of frontend to orders", old: of("orders"),
-			ask: p.OrdersFrom(p.Frontend).KeepAlive().Ask})
+		{what: "sidecar: requests of frontend to orders", old: of("orders"), ask: p.OrdersFrom(p.Frontend).KeepAlive().Ask},
 	}
 	return probes
 }
@@ -237,9 +229,7 @@ func (p *Place) restart(ctx context.Context) error {
 	loads := []*load{
 		{what: "kernel: new connections to web", ask: HTTP(p.Toolbox, netip.AddrPortFrom(p.Services["web"].V4, 80), "web").Ask},
 		{what: "Gateway: requests for www.example.com", ask: secured.KeepAlive().Ask},
-	}
-	if p.NoMesh == "" {
-		loads = append(loads, &load{what: "sidecars: requests of frontend to orders", ask: p.OrdersFrom(p.Frontend).KeepAlive().Ask})
+		{what: "sidecars: requests of frontend to orders", ask: p.OrdersFrom(p.Frontend).KeepAlive().Ask},
 	}
 	asking, stop := context.WithCancel(ctx)
 	defer stop()

@@ -19,7 +19,6 @@ type Table struct {
 	lines    int
 	failed   int
 	skipped  int
-	missing  string // what could not be shown, or empty
 }
 
 // NewTable returns a table that is written to out.
@@ -90,9 +89,6 @@ func (t *Table) Summary(took time.Duration) {
 	verdict := fmt.Sprintf("%d of %d lines as expected, in %.0f s", t.lines-t.failed, t.lines, took.Seconds())
 	if t.skipped > 0 {
 		verdict += fmt.Sprintf("; %d skipped", t.skipped)
-	}
-	if t.missing != "" {
-		verdict += "; not shown: " + t.missing
 	}
 	if t.failed > 0 {
 		verdict = t.style("31;1", verdict)
