@@ -50,7 +50,8 @@ type segment struct {
 // [*UnsupportedError] where the kernel forbids it; [Enter] is then missing, or
 // has said so already.
 func New(options Options) (*Lab, error) {
-	home, err := netns.GetFromPath("/proc/self/ns/net")
+	// Not /proc/self, which is the first thread: a namespace may live on that.
+	home, err := netns.GetFromPath("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, fmt.Errorf("lab: %w", err)
 	}
