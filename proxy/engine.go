@@ -28,6 +28,39 @@ type Engine interface {
 	Close() error
 }
 
+// Tracer is an [Engine] that can say what the kernel's own rules do, so that
+// somebody who asks learns where they differ from the plan. Trace may be called
+// by any goroutine at any time.
+type Tracer interface {
+	// Trace reads from the kernel what happens to the connection of a decision
+	// that [Trace] made. It reads nothing that the engine remembers.
+	Trace(ctx context.Context, d Decision) (Observed, error)
+}
+
+// Observed is what the kernel's rules do with a new connection.
+type Observed struct {
+	// Rules are the lines that decide, as the kernel's own tools print them.
+	Rules []string
+	// Found tells that a frontend answers; the rest is as in [Decision].
+	Found   bool
+	Action  Action
+	Refused bool
+	Choices []Choice
+}
+
+// Counter is an [Engine] whose rules count. Count may be called by any goroutine
+// at any time.
+type Counter interface {
+	// Count calls each for every frontend that had traffic. The counts only
+	// grow, other than by a restart of the machine or a repair.
+	Count(ctx context.Context, each func(FrontendKey, Traffic)) error
+}
+
+// Traffic is what went through a frontend, in both directions together.
+type Traffic struct {
+	Connections, Packets, Bytes uint64
+}
+
 // UnsupportedError indicates that the machine cannot run an engine.
 type UnsupportedError struct {
 	Engine  string // such as "nftables"

@@ -58,8 +58,18 @@ type Node struct {
 	// or of this node alone where the cluster's are not known. Empty: unknown,
 	// and then no connection to a ClusterIP is masqueraded for its source.
 	Pods []netip.Prefix
-	// NodePorts restricts the local addresses that answer NodePorts. Empty: all.
+	// PodInterfaces are the interfaces whose connections count as Pods', by name
+	// or, with a "*" at the end, by the beginning of it.
+	PodInterfaces []string
+	// NodePorts restricts the local addresses that answer NodePorts. Empty: all,
+	// other than loopback, which no engine serves: its packets cannot leave the
+	// node.
 	NodePorts []netip.Prefix
+	// Localhost tells that NodePorts answer on the loopback addresses too.
+	Localhost bool
+	// ServiceCIDRs are the ranges of ClusterIPs. An address in them that no
+	// Service has leads nowhere, so what is sent there is dropped.
+	ServiceCIDRs []netip.Prefix
 }
 
 // Service returns the plan of one Service, or nil.
@@ -100,6 +110,9 @@ type Service struct {
 	// endpoint; 0: no such port. LocalReady counts them, by address.
 	HealthCheckNodePort uint16
 	LocalReady          int
+	// Scheduler is the algorithm that the Service asks for; empty: the engine's
+	// own. Engines that can choose only at random leave it alone.
+	Scheduler string
 	// Problems are the user's mistakes. What they do not concern is planned.
 	Problems []Problem
 }
@@ -229,7 +242,7 @@ func (s *Service) equal(o *Service) bool {
 	if s == nil || o == nil {
 		return s == o
 	}
-	return s.Name == o.Name && s.HealthCheckNodePort == o.HealthCheckNodePort && s.LocalReady == o.LocalReady &&
+	return s.Name == o.Name && s.HealthCheckNodePort == o.HealthCheckNodePort && s.LocalReady == o.LocalReady && s.Scheduler == o.Scheduler &&
 		slices.Equal(s.Problems, o.Problems) && slices.EqualFunc(s.Ports, o.Ports, (*Port).equal)
 }
 
@@ -248,7 +261,8 @@ func (f Frontend) equal(o Frontend) bool {
 
 func (n Node) equal(o Node) bool {
 	return n.Name == o.Name && n.Zone == o.Zone && slices.Equal(n.Addrs, o.Addrs) &&
-		slices.Equal(n.Pods, o.Pods) && slices.Equal(n.NodePorts, o.NodePorts)
+		slices.Equal(n.Pods, o.Pods) && slices.Equal(n.PodInterfaces, o.PodInterfaces) &&
+		slices.Equal(n.NodePorts, o.NodePorts) && n.Localhost == o.Localhost && slices.Equal(n.ServiceCIDRs, o.ServiceCIDRs)
 }
 
 // Changes is the step from one plan to the next.
