@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check lint vet race generated bench envoy e2e
+.PHONY: help build demo test check lint vet race generated bench envoy vm e2e
 
 help: ## print this help
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -24,7 +24,7 @@ demo: build envoy ## show everything on two nodes made of network namespaces; ne
 	@hack/needs dig:bind9-dnsutils
 	@bin/sluice demo
 
-test: envoy ## run all tests: units, real packets in network namespaces, the real Envoy
+test: envoy vm ## run all tests: units, real packets in network namespaces, the real Envoy
 	@hack/needs nft:nftables dig:bind9-dnsutils
 	$(GO) test -timeout 20m ./...
 
@@ -36,7 +36,7 @@ lint: $(LINT)
 vet:
 	$(GO) vet ./...
 
-race: envoy
+race: envoy vm
 	@hack/needs nft:nftables dig:bind9-dnsutils gcc:gcc gcc:libc6-dev
 	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
 
@@ -49,6 +49,9 @@ bench: build envoy ## measure: cost of a change by size, manifest edit to effect
 
 envoy: ## put a stock Envoy into the user's cache
 	@hack/envoy >/dev/null
+
+vm: ## put a stock kernel into the user's cache, for tests that this machine's kernel cannot run
+	@hack/vm --prepare
 
 e2e: build envoy ## install on the cluster of $KUBECONFIG and run the demo's table there
 	hack/e2e
