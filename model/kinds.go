@@ -35,6 +35,7 @@ const (
 	KindServiceAccount
 	KindIngress
 	KindIngressClass
+	KindServiceCIDR
 	KindGatewayClass
 	KindGateway
 	KindHTTPRoute
@@ -57,6 +58,7 @@ var kindNames = [kindCount]string{
 	KindServiceAccount:     "ServiceAccount",
 	KindIngress:            "Ingress",
 	KindIngressClass:       "IngressClass",
+	KindServiceCIDR:        "ServiceCIDR",
 	KindGatewayClass:       "GatewayClass",
 	KindGateway:            "Gateway",
 	KindHTTPRoute:          "HTTPRoute",
@@ -79,6 +81,7 @@ var (
 	ServiceAccounts     = Kind[*ServiceAccount]{KindServiceAccount}
 	Ingresses           = Kind[*networkingv1.Ingress]{KindIngress}
 	IngressClasses      = Kind[*networkingv1.IngressClass]{KindIngressClass}
+	ServiceCIDRs        = Kind[*ServiceCIDR]{KindServiceCIDR}
 	GatewayClasses      = Kind[*gatewayv1.GatewayClass]{KindGatewayClass}
 	Gateways            = Kind[*gatewayv1.Gateway]{KindGateway}
 	HTTPRoutes          = Kind[*gatewayv1.HTTPRoute]{KindHTTPRoute}

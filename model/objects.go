@@ -44,6 +44,7 @@ type Service struct {
 	AffinityTimeout       time.Duration // 0: no session affinity
 	TrafficDistribution   string
 	PublishNotReady       bool
+	Scheduler             string // annotation sluice.io/scheduler; empty: the engine's own
 }
 
 // ServicePort is one port of a Service.
@@ -64,6 +65,10 @@ type EndpointSlice struct {
 	Ports     []EndpointPort
 	Endpoints []Endpoint
 	Weight    int32 // annotation sluice.io/weight; 1 unless set, 0 drains
+	// Triggered is when that happened of which the slice tells, by the annotation
+	// endpoints.kubernetes.io/last-change-trigger-time; zero: unknown. A slice
+	// that differs in it alone is no change.
+	Triggered time.Time
 }
 
 // EndpointPort is a port that all endpoints of a slice have.
@@ -124,6 +129,13 @@ type Node struct {
 
 // Zone returns the node's topology.kubernetes.io/zone.
 func (n *Node) Zone() string { return n.Labels[corev1.LabelTopologyZone] }
+
+// ServiceCIDR is a networking/v1 ServiceCIDR: ranges that ClusterIPs are
+// allocated from, at most one of each family.
+type ServiceCIDR struct {
+	Meta
+	CIDRs []netip.Prefix
+}
 
 // Namespace is a core/v1 Namespace.
 type Namespace struct{ Meta }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/sluicenet/sluice/model"
 )
@@ -100,6 +101,21 @@ func convertNode(in *corev1.Node, f *findings) []Value {
 		n.Deleting = n.Deleting || t.Key == toBeDeletedTaint
 	}
 	return []Value{n}
+}
+
+func convertServiceCIDR(in *networkingv1.ServiceCIDR, f *findings) []Value {
+	c := &model.ServiceCIDR{Meta: slimMeta(&in.ObjectMeta), CIDRs: prefixes(f, "spec.cidrs", in.Spec.CIDRs)}
+	switch {
+	case len(in.Spec.CIDRs) == 0:
+		f.missing("spec.cidrs", "a list of one or two address ranges")
+	case len(c.CIDRs) > 2 || len(c.CIDRs) == 2 && c.CIDRs[0].Addr().Is4() == c.CIDRs[1].Addr().Is4():
+		f.bad("spec.cidrs", "at most one range of each family", fmt.Sprint(in.Spec.CIDRs))
+		c.CIDRs = c.CIDRs[:1]
+	}
+	if len(c.CIDRs) == 0 {
+		return nil
+	}
+	return []Value{c}
 }
 
 func convertNamespace(in *corev1.Namespace, _ *findings) []Value {

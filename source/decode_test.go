@@ -11,7 +11,12 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/sluicenet/sluice/model"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -72,6 +77,32 @@ func prune(text []byte) []byte {
 		}
 	}
 	return out.Bytes()
+}
+
+// TestTriggeredAloneIsNoChange proves that slices which differ in the time of
+// their last change alone are taken for the same.
+func TestTriggeredAloneIsNoChange(t *testing.T) {
+	kind, _ := KindOf(model.KindEndpointSlice)
+	slice := func(at string, address string) Value {
+		values, errs := kind.Convert(&discoveryv1.EndpointSlice{
+			ObjectMeta:  metav1.ObjectMeta{Namespace: "default", Name: "a", Annotations: map[string]string{corev1.EndpointsLastChangeTriggerTime: at}},
+			AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{address}}},
+		})
+		if len(values) != 1 || len(errs) > 0 {
+			t.Fatal(values, errs)
+		}
+		return values[0]
+	}
+	first := slice("2026-01-02T03:04:05.678Z", "10.0.0.1")
+	if at := first.(*model.EndpointSlice).Triggered; !at.Equal(time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.UTC)) {
+		t.Errorf("triggered at %v", at)
+	}
+	if !kind.Equal(first, slice("2026-01-02T03:04:06Z", "10.0.0.1")) || !kind.Equal(first, slice("soon", "10.0.0.1")) {
+		t.Error("a new time is a change")
+	}
+	if kind.Equal(first, slice("2026-01-02T03:04:05.678Z", "10.0.0.2")) {
+		t.Error("a new address is no change")
+	}
 }
 
 // TestHostile proves that input made to cost more than its size does not.

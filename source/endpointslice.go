@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,6 +24,7 @@ func convertEndpointSlice(in *discoveryv1.EndpointSlice, f *findings) []Value {
 		Service: in.Labels[discoveryv1.LabelServiceName],
 		Weight:  weight(in.Annotations, f),
 	}
+	s.Triggered = triggered(in.Annotations)
 	switch in.AddressType {
 	case discoveryv1.AddressTypeIPv4:
 	case discoveryv1.AddressTypeIPv6:
@@ -64,6 +67,24 @@ func weight(annotations map[string]string, f *findings) int32 {
 		return 1
 	}
 	return int32(n)
+}
+
+// triggered reads when the slice's controller learned of what it last told. No
+// user writes this annotation, so that what does not parse is no news to one.
+func triggered(annotations map[string]string) time.Time {
+	t, err := time.Parse(time.RFC3339Nano, annotations[corev1.EndpointsLastChangeTriggerTime])
+	if err != nil {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+// equalEndpointSlice compares all but the time of the last change, which is of
+// interest only together with what changed.
+func equalEndpointSlice(a, b Value) bool {
+	x, y := *a.(*model.EndpointSlice), *b.(*model.EndpointSlice)
+	x.Triggered, y.Triggered = time.Time{}, time.Time{}
+	return reflect.DeepEqual(&x, &y)
 }
 
 func endpointPort(f *findings, field string, p discoveryv1.EndpointPort) (model.EndpointPort, bool) {

@@ -33,9 +33,12 @@ type Kind struct {
 	Resource   string // plural, as in the API's paths
 	Namespaced bool
 	CRD        bool // a cluster may lack it
-	FilesOnly  bool // never watched on a cluster
-	New        func() runtime.Object
-	NewList    func() runtime.Object
+	// Optional marks a kind of Kubernetes' own that older clusters lack, or that
+	// a role may not cover: then there are none of it, and nothing waits for it.
+	Optional  bool
+	FilesOnly bool // never watched on a cluster
+	New       func() runtime.Object
+	NewList   func() runtime.Object
 
 	convert func(obj runtime.Object, f *findings) []Value
 	equal   func(a, b Value) bool // nil: reflect.DeepEqual
@@ -64,7 +67,7 @@ var kinds = []*Kind{
 	kind(model.KindService, "", "services", convertService,
 		func() *corev1.Service { return &corev1.Service{} }, func() runtime.Object { return &corev1.ServiceList{} }),
 	kind(model.KindEndpointSlice, "discovery.k8s.io", "endpointslices", convertEndpointSlice,
-		func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} }, func() runtime.Object { return &discoveryv1.EndpointSliceList{} }),
+		func() *discoveryv1.EndpointSlice { return &discoveryv1.EndpointSlice{} }, func() runtime.Object { return &discoveryv1.EndpointSliceList{} }).comparedBy(equalEndpointSlice),
 	// On a cluster its mirroring controller makes EndpointSlices of them.
 	kind(model.KindEndpointSlice, "", "endpoints", convertEndpoints,
 		func() *corev1.Endpoints { return &corev1.Endpoints{} }, func() runtime.Object { return &corev1.EndpointsList{} }). //nolint:staticcheck // deprecated, but people have them
@@ -85,6 +88,8 @@ var kinds = []*Kind{
 		func() *networkingv1.Ingress { return &networkingv1.Ingress{} }, func() runtime.Object { return &networkingv1.IngressList{} }),
 	kind(model.KindIngressClass, "networking.k8s.io", "ingressclasses", convertIngressClass,
 		func() *networkingv1.IngressClass { return &networkingv1.IngressClass{} }, func() runtime.Object { return &networkingv1.IngressClassList{} }).clusterScoped(),
+	kind(model.KindServiceCIDR, "networking.k8s.io", "servicecidrs", convertServiceCIDR,
+		func() *networkingv1.ServiceCIDR { return &networkingv1.ServiceCIDR{} }, func() runtime.Object { return &networkingv1.ServiceCIDRList{} }).clusterScoped().optional(),
 	kind(model.KindGatewayClass, groupGateway, "gatewayclasses", convertGatewayClass,
 		func() *gatewayv1.GatewayClass { return &gatewayv1.GatewayClass{} }, func() runtime.Object { return &gatewayv1.GatewayClassList{} }).clusterScoped().crd("v1", "v1beta1"),
 	kind(model.KindGateway, groupGateway, "gateways", convertGateway,
@@ -117,6 +122,7 @@ func kind[T runtime.Object](id model.KindID, group, resource string, convert fun
 func (k *Kind) named(name string) *Kind { k.Name = name; return k }
 func (k *Kind) filesOnly() *Kind        { k.FilesOnly = true; return k }
 func (k *Kind) clusterScoped() *Kind    { k.Namespaced = false; return k }
+func (k *Kind) optional() *Kind         { k.Optional = true; return k }
 func (k *Kind) crd(versions ...string) *Kind {
 	k.CRD, k.Versions = true, versions
 	return k

@@ -18,6 +18,10 @@ const annotationPrefix = "sluice.io/"
 // a number from 0, which drains them, to 65535.
 const WeightAnnotation = annotationPrefix + "weight"
 
+// SchedulerAnnotation of a Service is the algorithm by which its connections
+// are spread, by its name in IPVS, such as "wlc".
+const SchedulerAnnotation = annotationPrefix + "scheduler"
+
 // keepAnnotation says which annotations of the compact kinds some part reads.
 func keepAnnotation(name string) bool {
 	if strings.HasPrefix(name, annotationPrefix) {

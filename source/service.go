@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,7 @@ func convertService(in *corev1.Service, f *findings) []Value {
 		PublishNotReady:     spec.PublishNotReadyAddresses,
 		HealthCheckNodePort: portOrZero(f, "spec.healthCheckNodePort", spec.HealthCheckNodePort),
 	}
+	s.Scheduler = scheduler(in.Annotations, f)
 	switch s.Type {
 	case "":
 		s.Type = corev1.ServiceTypeClusterIP
@@ -52,6 +54,18 @@ func convertService(in *corev1.Service, f *findings) []Value {
 	servicePorts(spec.Ports, s, f)
 	servicePolicies(spec, s, f)
 	return []Value{s}
+}
+
+// schedulers are those of IPVS (net/netfilter/ipvs/ip_vs_*.c).
+var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"}
+
+func scheduler(annotations map[string]string, f *findings) string {
+	name := annotations[SchedulerAnnotation]
+	if name != "" && !slices.Contains(schedulers, name) {
+		f.warn("metadata.annotations["+SchedulerAnnotation+"]", "one of "+strings.Join(schedulers, ", "), name)
+		return ""
+	}
+	return intern(name)
 }
 
 func serviceAddresses(in *corev1.Service, s *model.Service, f *findings) {

@@ -13,7 +13,7 @@ import (
 // nodeKinds are what the proxy and the DNS of a node read.
 var nodeKinds = []model.KindID{
 	model.KindService, model.KindEndpointSlice, model.KindPod, model.KindNode, model.KindNamespace,
-	model.KindVirtualService, model.KindDestinationRule,
+	model.KindServiceCIDR, model.KindVirtualService, model.KindDestinationRule,
 }
 
 func upCommand() *cobra.Command {

@@ -4,11 +4,13 @@ package view
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -86,6 +88,8 @@ func document(key model.Key, obj any) map[string]any {
 		obj = pod(o)
 	case *model.Node:
 		obj = node(o)
+	case *model.ServiceCIDR:
+		obj = networkingv1.ServiceCIDR{ObjectMeta: meta(&o.Meta), Spec: networkingv1.ServiceCIDRSpec{CIDRs: texts(o.CIDRs)}}
 	case *model.Namespace:
 		obj = corev1.Namespace{ObjectMeta: meta(&o.Meta)}
 	case *model.Secret:
@@ -112,7 +116,7 @@ func apiVersion(k model.KindID) string {
 	switch k {
 	case model.KindEndpointSlice:
 		return discoveryv1.SchemeGroupVersion.String()
-	case model.KindIngress, model.KindIngressClass:
+	case model.KindIngress, model.KindIngressClass, model.KindServiceCIDR:
 		return "networking.k8s.io/v1"
 	case model.KindGatewayClass, model.KindGateway, model.KindHTTPRoute:
 		return "gateway.networking.k8s.io/v1"
@@ -238,10 +242,10 @@ func node(n *model.Node) corev1.Node {
 	return out
 }
 
-func texts(ips []netip.Addr) []string {
+func texts[T fmt.Stringer](in []T) []string {
 	var out []string
-	for _, ip := range ips {
-		out = append(out, ip.String())
+	for _, v := range in {
+		out = append(out, v.String())
 	}
 	return out
 }

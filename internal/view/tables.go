@@ -31,6 +31,7 @@ var resources = []struct {
 	{model.KindServiceAccount, []string{"serviceaccounts", "serviceaccount", "sa"}},
 	{model.KindIngress, []string{"ingresses", "ingress", "ing"}},
 	{model.KindIngressClass, []string{"ingressclasses", "ingressclass"}},
+	{model.KindServiceCIDR, []string{"servicecidrs", "servicecidr"}},
 	{model.KindGatewayClass, []string{"gatewayclasses", "gatewayclass", "gc"}},
 	{model.KindGateway, []string{"gateways", "gateway", "gtw"}},
 	{model.KindHTTPRoute, []string{"httproutes", "httproute"}},

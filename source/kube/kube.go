@@ -139,7 +139,7 @@ func (s *Source) Run(ctx context.Context) error {
 func (s *Source) follow(ctx context.Context, kind *source.Kind) error {
 	for ctx.Err() == nil {
 		version := kind.Versions[0]
-		if kind.CRD {
+		if kind.CRD || kind.Optional {
 			var ok bool
 			if version, ok = s.await(ctx, kind); !ok {
 				return nil
@@ -220,11 +220,16 @@ const (
 // there any more.
 func (s *Source) reflect(ctx context.Context, kind *source.Kind, lw *cache.ListWatch) {
 	logger := klog.FromContext(ctx)
+	forbidden := false
 	answered := func(err error) {
 		if err == nil {
 			s.reachable(kind)
 		} else if ctx.Err() == nil {
 			s.unreachable(kind, err)
+			if kind.Optional && apierrors.IsForbidden(err) && !forbidden {
+				forbidden = true
+				s.queue.add(op{kind: kind, synced: true})
+			}
 		}
 	}
 	r := cache.NewReflectorWithOptions(observe(lw, answered), kind.New(), &feed{kind: kind, queue: s.queue}, cache.ReflectorOptions{
@@ -239,7 +244,7 @@ func (s *Source) reflect(ctx context.Context, kind *source.Kind, lw *cache.ListW
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && apierrors.IsNotFound(err) && kind.CRD {
+		if err != nil && apierrors.IsNotFound(err) && (kind.CRD || kind.Optional) {
 			return
 		}
 		if time.Since(start) > time.Minute {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -34,6 +35,7 @@ type fakeServer struct {
 	mu      sync.Mutex
 	sources map[string]*fcache.FakeControllerSource // kind -> objects; no entry: the kind is not there
 	broken  error                                   // what every request gets
+	refused map[string]bool                         // kinds that may not be read
 }
 
 func (f *fakeServer) set(kind string, src *fcache.FakeControllerSource) {
@@ -48,6 +50,9 @@ func (f *fakeServer) get(kind *source.Kind) (*fcache.FakeControllerSource, error
 	if f.broken != nil {
 		return nil, f.broken
 	}
+	if f.refused[kind.Name] {
+		return nil, apierrors.NewForbidden(schema.GroupResource{Resource: kind.Resource}, "", errors.New("no role allows it"))
+	}
 	src := f.sources[kind.Name]
 	if src == nil {
 		return nil, apierrors.NewNotFound(schema.GroupResource{Resource: kind.Resource}, "")
@@ -55,8 +60,17 @@ func (f *fakeServer) get(kind *source.Kind) (*fcache.FakeControllerSource, error
 	return src, nil
 }
 
+func (f *fakeServer) forbid(kind string, refused bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.refused = map[string]bool{kind: refused}
+}
+
 func (f *fakeServer) serves(_ context.Context, kind *source.Kind, version string) (bool, error) {
 	_, err := f.get(kind)
+	if apierrors.IsForbidden(err) { // everybody may ask what there is
+		return version == kind.Versions[0], nil
+	}
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -225,6 +239,33 @@ func TestMissingCRD(t *testing.T) {
 		f.server.set("HTTPRoute", routes)
 		if s := f.settle(15 * time.Second); model.HTTPRoutes.Len(s) != 1 {
 			f.Fatal("the route did not come again")
+		}
+	})
+}
+
+// TestForbiddenKind proves that nothing waits for an optional kind that may not
+// be read, and that it is taken up when it may.
+func TestForbiddenKind(t *testing.T) {
+	bubble(t, func(f *fixture) {
+		f.server.set("Service", f.source(service("a", 80)))
+		f.server.set("ServiceCIDR", f.source(&networkingv1.ServiceCIDR{
+			ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/12", "fd00::/112"}},
+		}))
+		f.server.forbid("ServiceCIDR", true)
+		f.run(model.KindService, model.KindServiceCIDR)
+		s := f.settle(time.Second)
+		select {
+		case <-f.src.Ready():
+		default:
+			t.Fatal("not ready")
+		}
+		if !s.Synced(model.KindServiceCIDR) || model.ServiceCIDRs.Len(s) != 0 {
+			t.Fatalf("%d ServiceCIDRs", model.ServiceCIDRs.Len(s))
+		}
+		f.server.forbid("ServiceCIDR", false)
+		s = f.settle(time.Minute)
+		if c, ok := model.ServiceCIDRs.Get(s, "", "kubernetes"); !ok || len(c.CIDRs) != 2 {
+			t.Fatalf("the ServiceCIDR did not come: %+v", c)
 		}
 	})
 }
