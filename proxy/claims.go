@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -21,7 +22,22 @@ type claim struct {
 type want struct {
 	Frontend
 	key  FrontendKey
-	port uint16 // the Service's
+	port *model.ServicePort
+	// index is that of the address in its list.
+	index int
+}
+
+// field names the field of the Service that asks.
+func (w *want) field() string {
+	switch w.Kind {
+	case ClusterIP:
+		return fmt.Sprintf("spec.clusterIPs[%d]", w.index)
+	case ExternalIP:
+		return fmt.Sprintf("spec.externalIPs[%d]", w.index)
+	case LoadBalancer:
+		return "status.loadBalancer.ingress"
+	}
+	return "spec.ports[" + portText(w.port) + "].nodePort"
 }
 
 // claim settles who has which frontend, for the Services of dirty, and returns
@@ -81,8 +97,12 @@ func (p *Planner) claim(snap *model.Snapshot, dirty map[model.Name]struct{}) map
 
 // release gives up what the Service had or waited for and no longer wants.
 func (p *Planner) release(name model.Name, old *Service, wanted []want, touched map[model.Name]struct{}) {
+	still := make(map[FrontendKey]struct{}, len(wanted))
+	for i := range wanted {
+		still[wanted[i].key] = struct{}{}
+	}
 	drop := func(key FrontendKey) {
-		if slices.ContainsFunc(wanted, func(w want) bool { return w.key == key }) {
+		if _, ok := still[key]; ok {
 			return
 		}
 		c := p.claims[key]
@@ -115,31 +135,26 @@ func (p *Planner) release(name model.Name, old *Service, wanted []want, touched 
 // assign gives the ports of s the frontends that the Service has, and tells of
 // those that another one has.
 func (p *Planner) assign(s *Service, wanted []want) {
-	byPort := func(w want) *Port {
-		for _, port := range s.Ports {
-			if port.Port == w.port && port.Protocol == w.key.Protocol && port.Family == w.key.Family {
-				return port
-			}
-		}
-		return nil
-	}
 	seen := make(map[FrontendKey]uint16, len(wanted))
-	for _, w := range wanted {
-		port := byPort(w)
-		if port == nil {
+	for i := range wanted {
+		w := &wanted[i]
+		at, ok := slices.BinarySearchFunc(s.Ports, Port{Family: w.key.Family, Protocol: w.key.Protocol, Port: w.port.Port},
+			func(a *Port, b Port) int { return comparePorts(a, &b) })
+		if !ok {
 			continue
 		}
+		port := s.Ports[at]
 		if other, ok := seen[w.key]; ok {
-			if other != w.port || w.Kind == ClusterIP {
-				s.problem("DuplicatePort", "two ports of the Service claim "+w.key.String())
+			if other != w.port.Port || w.Kind == ClusterIP {
+				s.problem("DuplicatePort", w.field()+": expected "+w.key.String()+" once, found it in two ports of the Service")
 			}
 			continue
 		}
-		seen[w.key] = w.port
+		seen[w.key] = w.port.Port
 		if owner := p.claims[w.key].owner; owner != s.Name {
 			s.Problems = append(s.Problems, Problem{
 				Reason:  "AddressConflict",
-				Message: w.Kind.String() + " " + w.key.String() + " belongs to Service " + owner.String(),
+				Message: w.field() + ": " + w.Kind.String() + " " + w.key.String() + " belongs to Service " + owner.String(),
 				Lost:    w.key,
 			})
 			continue
@@ -173,14 +188,15 @@ func (p *Planner) wants(snap *model.Snapshot, name model.Name) []want {
 	}
 	fams := families(svc)
 	wants := make([]want, 0, len(svc.Ports)*(len(svc.ClusterIPs)+len(svc.ExternalIPs)+len(svc.LoadBalancerIPs)+1))
-	for _, port := range svc.Ports {
+	for i := range svc.Ports {
+		port := &svc.Ports[i]
 		proto, ok := protocol(port.Protocol)
 		if !ok || port.Port == 0 {
 			continue
 		}
-		add := func(f Frontend, family Family) {
+		add := func(f Frontend, family Family, index int) {
 			if slices.Contains(fams, family) {
-				wants = append(wants, want{f, FrontendKey{f.Addr, family, proto, f.Port}, port.Port})
+				wants = append(wants, want{f, FrontendKey{f.Addr, family, proto, f.Port}, port, index})
 			}
 		}
 		inside := Frontend{Kind: ClusterIP, Port: port.Port, Inside: ToCluster, Outside: ToCluster}
@@ -190,30 +206,30 @@ func (p *Planner) wants(snap *model.Snapshot, name model.Name) []want {
 		if p.cfg.MasqueradeAll {
 			inside.Masquerade = MasqueradeAlways
 		}
-		for _, addr := range svc.ClusterIPs {
+		for i, addr := range svc.ClusterIPs {
 			inside.Addr = addr
-			add(inside, FamilyOf(addr))
+			add(inside, FamilyOf(addr), i)
 		}
 		outside := Frontend{Port: port.Port, Inside: ToCluster, Outside: ToCluster, Masquerade: MasqueradeAlways}
 		if externalLocal(svc) {
 			outside.Outside, outside.Masquerade = ToLocal, MasqueradeFromNode
 		}
 		outside.Kind = ExternalIP
-		for _, addr := range svc.ExternalIPs {
+		for i, addr := range svc.ExternalIPs {
 			outside.Addr = addr
-			add(outside, FamilyOf(addr))
+			add(outside, FamilyOf(addr), i)
 		}
 		outside.Kind = LoadBalancer
 		if svc.Type == corev1.ServiceTypeLoadBalancer {
-			for _, addr := range svc.LoadBalancerIPs {
+			for i, addr := range svc.LoadBalancerIPs {
 				outside.Addr, outside.Sources = addr, p.sources(svc, addr)
-				add(outside, FamilyOf(addr))
+				add(outside, FamilyOf(addr), i)
 			}
 		}
 		if port.NodePort != 0 && (svc.Type == corev1.ServiceTypeNodePort || svc.Type == corev1.ServiceTypeLoadBalancer) {
 			outside.Kind, outside.Addr, outside.Port, outside.Sources = NodePort, netip.Addr{}, port.NodePort, nil
 			for _, family := range fams {
-				add(outside, family)
+				add(outside, family, 0)
 			}
 		}
 	}
@@ -221,8 +237,8 @@ func (p *Planner) wants(snap *model.Snapshot, name model.Name) []want {
 }
 
 // sources returns who may connect to a load balancer's address. If one of the
-// node's own addresses may, so may the address itself: where it is bound on the
-// node, connections from the node to it have it as their source.
+// node's own addresses may, so may all of them and the address itself: where it
+// is bound on the node, connections from the node to it have it as their source.
 func (p *Planner) sources(svc *model.Service, addr netip.Addr) []netip.Prefix {
 	if len(svc.SourceRanges) == 0 {
 		return nil
@@ -238,6 +254,11 @@ func (p *Planner) sources(svc *model.Service, addr netip.Addr) []netip.Prefix {
 	}
 	if self {
 		ranges = append(ranges, netip.PrefixFrom(addr, addr.BitLen()))
+		for _, a := range p.here.Addrs {
+			if a.BitLen() == addr.BitLen() && !slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return r.Contains(a) }) {
+				ranges = append(ranges, netip.PrefixFrom(a, a.BitLen()))
+			}
+		}
 	}
 	return ranges
 }

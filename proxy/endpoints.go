@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -20,32 +21,94 @@ type endpoint struct {
 	place  Place
 }
 
+// portID is what a Service's port and an EndpointSlice's have in common.
+type portID struct {
+	name     string
+	family   Family
+	protocol Protocol
+}
+
+// slicePort is a slice that has a port, by its number there.
+type slicePort struct {
+	slice *model.EndpointSlice
+	port  uint16
+}
+
+// manyPorts is the number of a Service's ports from which on its slices are
+// looked up by port.
+const manyPorts = 16
+
+// slicesOf yields the slices of a Service, other than those that are none of
+// our business.
+func slicesOf(snap *model.Snapshot, svc *model.Service) iter.Seq[*model.EndpointSlice] {
+	return func(yield func(*model.EndpointSlice) bool) {
+		for slice := range model.SlicesByService.Find(snap, svc.Namespace+"/"+svc.Name) {
+			if !headless(&slice.Meta) && !yield(slice) {
+				return
+			}
+		}
+	}
+}
+
+// portsOf calls each for every port of a slice that can be used.
+func portsOf(slice *model.EndpointSlice, each func(portID, slicePort)) {
+	family := IPv4
+	if slice.IPv6 {
+		family = IPv6
+	}
+	for i := range slice.Ports {
+		port := &slice.Ports[i]
+		if proto, ok := protocol(port.Protocol); ok && port.Port != 0 {
+			each(portID{port.Name, family, proto}, slicePort{slice, port.Port})
+		}
+	}
+}
+
 // endpoints appends the endpoints of a Service port in one family.
 func (p *Planner) endpoints(to []endpoint, snap *model.Snapshot, svc *model.Service, portName string, family Family, proto Protocol) []endpoint {
-	for slice := range model.SlicesByService.Find(snap, svc.Namespace+"/"+svc.Name) {
-		if slice.IPv6 != (family == IPv6) {
+	want := portID{portName, family, proto}
+	if len(svc.Ports) < manyPorts {
+		for slice := range slicesOf(snap, svc) {
+			found := false
+			portsOf(slice, func(id portID, sp slicePort) {
+				if id == want && !found {
+					found = true
+					to = p.endpointsOf(to, sp, family)
+				}
+			})
+		}
+		return to
+	}
+	key := portID{svc.Namespace + "/" + svc.Name, 0, 0} // holds what has been looked up
+	if _, ok := p.backends[key]; !ok {
+		p.backends = map[portID][]slicePort{key: nil}
+		for slice := range slicesOf(snap, svc) {
+			portsOf(slice, func(id portID, sp slicePort) {
+				if list := p.backends[id]; len(list) == 0 || list[len(list)-1].slice != slice {
+					p.backends[id] = append(list, sp)
+				}
+			})
+		}
+	}
+	for _, sp := range p.backends[want] {
+		to = p.endpointsOf(to, sp, family)
+	}
+	return to
+}
+
+func (p *Planner) endpointsOf(to []endpoint, sp slicePort, family Family) []endpoint {
+	for i := range sp.slice.Endpoints {
+		e := &sp.slice.Endpoints[i]
+		if FamilyOf(e.Addr) != family {
 			continue
 		}
-		for i := range slice.Ports {
-			port := &slice.Ports[i]
-			if sp, ok := protocol(port.Protocol); !ok || sp != proto || port.Name != portName || port.Port == 0 {
-				continue
-			}
-			for j := range slice.Endpoints {
-				e := &slice.Endpoints[j]
-				if FamilyOf(e.Addr) != family {
-					continue
-				}
-				to = append(to, endpoint{
-					Endpoint: e,
-					addr:     netip.AddrPortFrom(e.Addr, port.Port),
-					weight:   uint64(max(slice.Weight, 0)),
-					parts:    1,
-					place:    p.place(e),
-				})
-			}
-			break
-		}
+		to = append(to, endpoint{
+			Endpoint: e,
+			addr:     netip.AddrPortFrom(e.Addr, sp.port),
+			weight:   uint64(max(sp.slice.Weight, 0)),
+			parts:    1,
+			place:    p.place(e),
+		})
 	}
 	return to
 }
@@ -198,7 +261,7 @@ func established(all []endpoint) []netip.AddrPort {
 // and families. Endpoints that terminate do not count.
 func (p *Planner) localReady(snap *model.Snapshot, svc *model.Service) int {
 	var addrs []netip.Addr
-	for slice := range model.SlicesByService.Find(snap, svc.Namespace+"/"+svc.Name) {
+	for slice := range slicesOf(snap, svc) {
 		for i := range slice.Endpoints {
 			if e := &slice.Endpoints[i]; e.Ready && p.place(e) == Here && !slices.Contains(addrs, e.Addr) {
 				addrs = append(addrs, e.Addr)

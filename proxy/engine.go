@@ -43,6 +43,7 @@ type Observed struct {
 	Rules []string
 	// Found tells that a frontend answers; the rest is as in [Decision].
 	Found   bool
+	Miss    Miss
 	Action  Action
 	Refused bool
 	Choices []Choice

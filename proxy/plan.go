@@ -55,17 +55,16 @@ type Node struct {
 	Zone  string
 	Addrs []netip.Addr // as its Node object says, in its order
 	// Pods are the networks whose addresses count as Pods': of the cluster,
-	// or of this node alone where the cluster's are not known. Empty: unknown,
-	// and then no connection to a ClusterIP is masqueraded for its source.
+	// or of this node alone where the cluster's are not known. See KnowsPods.
 	Pods []netip.Prefix
 	// PodInterfaces are the interfaces whose connections count as Pods', by name
 	// or, with a "*" at the end, by the beginning of it.
 	PodInterfaces []string
-	// NodePorts restricts the local addresses that answer NodePorts. Empty: all,
-	// other than loopback, which no engine serves: its packets cannot leave the
-	// node.
+	// NodePorts restricts the local addresses that answer NodePorts, each family
+	// on its own. Empty: all, other than loopback.
 	NodePorts []netip.Prefix
-	// Localhost tells that NodePorts answer on the loopback addresses too.
+	// Localhost tells that NodePorts answer on 127.0.0.1 and ::1 too. The packets
+	// of these cannot leave the node, so a relay does that, for TCP.
 	Localhost bool
 	// ServiceCIDRs are the ranges of ClusterIPs. An address in them that no
 	// Service has leads nowhere, so what is sent there is dropped.

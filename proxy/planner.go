@@ -15,13 +15,20 @@ import (
 // Config is what a [Planner] must be told.
 type Config struct {
 	Node string // name of the node that the plan is for
+	// DetectLocal says how connections of Pods are told from others.
+	DetectLocal DetectLocal
 	// ClusterCIDRs are the networks of all Pods of the cluster. Empty: only
 	// the node's own Pods are known, from its Node object.
 	ClusterCIDRs []netip.Prefix
-	// NodePortAddresses restricts the local addresses that answer NodePorts.
-	// Empty: all. It restricts each family on its own.
-	NodePortAddresses []netip.Prefix
-	MasqueradeAll     bool // masquerade all connections to ClusterIPs
+	// PodInterfaces are the bridges that Pods are at or, for
+	// [DetectInterfaceNamePrefix], how the names of their interfaces begin.
+	PodInterfaces []string
+	// NodePorts are the local addresses that answer NodePorts.
+	NodePorts NodePortAddresses
+	// ServiceCIDRs are ranges of ClusterIPs, besides those of the cluster's
+	// ServiceCIDR objects (KEP-1880).
+	ServiceCIDRs  []netip.Prefix
+	MasqueradeAll bool // masquerade all connections to ClusterIPs
 	// ProxyName selects the Services whose label
 	// service.kubernetes.io/service-proxy-name has this value; empty: those
 	// without the label.
@@ -44,6 +51,9 @@ type Planner struct {
 	subsetsOf map[model.Name]map[model.Name]struct{}
 	needs     map[model.Name]splitNeeds
 	scratch   []endpoint
+	// backends finds the slices of the Service in progress by port, if it has
+	// many ports.
+	backends map[portID][]slicePort
 }
 
 // NewPlanner returns a planner whose first Update makes the whole plan.
@@ -51,7 +61,7 @@ func NewPlanner(cfg Config) *Planner {
 	return &Planner{
 		cfg: cfg,
 		plan: &Plan{
-			Node:     Node{Name: cfg.Node, Pods: cfg.ClusterCIDRs, NodePorts: cfg.NodePortAddresses},
+			Node:     cfg.firstNode(),
 			services: iradix.New[*Service](),
 		},
 		claims:    map[FrontendKey]claim{},
@@ -67,7 +77,7 @@ func (p *Planner) Plan() *Plan { return p.plan }
 // Update makes the plan of up.New. It looks at the Services that up concerns
 // and at nothing else, except where this node's zone changed.
 func (p *Planner) Update(up model.Update) Changes {
-	node := p.node(up.New)
+	node := p.node(up)
 	p.here = node
 	dirty := p.dirty(up)
 	if node.Zone != p.plan.Node.Zone || !slices.Equal(node.Addrs, p.plan.Node.Addrs) {
@@ -140,23 +150,6 @@ func (p *Planner) dirty(up model.Update) map[model.Name]struct{} {
 	return dirty
 }
 
-// node returns what the plan needs to know of its node. A Node object that is
-// gone for a moment changes nothing.
-func (p *Planner) node(snap *model.Snapshot) Node {
-	node := p.plan.Node
-	n, ok := model.Nodes.Get(snap, "", p.cfg.Node)
-	if !ok {
-		return node
-	}
-	node.Zone = n.Zone()
-	node.Addrs = append(slices.Clone(n.InternalIPs), n.ExternalIPs...)
-	node.Pods = p.cfg.ClusterCIDRs
-	if len(node.Pods) == 0 {
-		node.Pods = n.PodCIDRs
-	}
-	return node
-}
-
 // planService plans one Service. Nil: there is nothing to do for it.
 func (p *Planner) planService(snap *model.Snapshot, name model.Name, wanted []want) *Service {
 	p.forgetNeeds(name)
@@ -164,26 +157,28 @@ func (p *Planner) planService(snap *model.Snapshot, name model.Name, wanted []wa
 	if !ok || !p.mine(svc) {
 		return nil
 	}
-	s := &Service{Name: name}
+	s := &Service{Name: name, Scheduler: svc.Scheduler}
+	p.backends = nil
+	checkFamilies(svc, s)
 	for i := range svc.Ports {
 		port := &svc.Ports[i]
 		proto, ok := protocol(port.Protocol)
 		if !ok {
-			s.problem("UnknownProtocol", "port "+portText(port)+": protocol "+string(port.Protocol)+" is not TCP, UDP or SCTP")
+			s.problem("UnknownProtocol", "spec.ports["+portText(port)+"].protocol: expected TCP, UDP or SCTP, found "+string(port.Protocol))
 			continue
 		}
 		for _, family := range families(svc) {
 			s.Ports = append(s.Ports, p.planPort(snap, svc, port, family, proto, s))
 		}
 	}
+	slices.SortStableFunc(s.Ports, comparePorts)
 	p.assign(s, wanted)
-	slices.SortFunc(s.Ports, comparePorts)
 	if svc.HealthCheckNodePort != 0 && svc.Type == corev1.ServiceTypeLoadBalancer && externalLocal(svc) {
 		s.HealthCheckNodePort = svc.HealthCheckNodePort
 		s.LocalReady = p.localReady(snap, svc)
 	}
 	if len(s.Ports) == 0 && len(s.Problems) == 0 {
-		s.problem("NoPorts", "the Service has no ports, so nothing can connect to it")
+		s.problem("NoPorts", "spec.ports: expected at least one port, found none, so nothing can connect to the Service")
 	}
 	return s
 }
@@ -198,6 +193,9 @@ func (p *Planner) planPort(snap *model.Snapshot, svc *model.Service, port *model
 	} else {
 		all = p.endpoints(p.scratch[:0], snap, svc, port.Name, family, proto)
 		p.scratch = all
+		if len(all) == 0 {
+			p.checkPort(snap, svc, port, family, proto, s)
+		}
 	}
 	all = unique(all)
 	out.Cluster, out.Local = categorize(all, p.here)
@@ -207,7 +205,14 @@ func (p *Planner) planPort(snap *model.Snapshot, svc *model.Service, port *model
 
 // mine reports whether the Service is for this proxy.
 func (p *Planner) mine(svc *model.Service) bool {
-	return !svc.Headless && svc.Type != corev1.ServiceTypeExternalName && svc.Labels[labelProxyName] == p.cfg.ProxyName
+	return !svc.Headless && !headless(&svc.Meta) && svc.Type != corev1.ServiceTypeExternalName && svc.Labels[labelProxyName] == p.cfg.ProxyName
+}
+
+// headless reports whether a Service or an EndpointSlice has the label that
+// takes it out of the hands of service proxies. Its value does not matter.
+func headless(m *model.Meta) bool {
+	_, ok := m.Labels[corev1.IsHeadlessService]
+	return ok
 }
 
 func (s *Service) problem(reason, message string) {

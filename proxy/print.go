@@ -60,7 +60,12 @@ func (p *Plan) String() string {
 	field(&b, " zone ", p.Node.Zone)
 	field(&b, " addresses ", join(p.Node.Addrs))
 	field(&b, " pods ", join(p.Node.Pods))
+	field(&b, " pod interfaces ", strings.Join(p.Node.PodInterfaces, ","))
 	field(&b, " nodeports ", join(p.Node.NodePorts))
+	if p.Node.Localhost {
+		b.WriteString(" localhost")
+	}
+	field(&b, " services ", join(p.Node.ServiceCIDRs))
 	b.WriteByte('\n')
 	for s := range p.Services() {
 		b.WriteString(s.String())
@@ -74,6 +79,10 @@ func (s *Service) String() string {
 	fmt.Fprintf(&b, "service %s\n", s.Name)
 	if s.HealthCheckNodePort != 0 {
 		fmt.Fprintf(&b, "  health check port %d: %d ready here\n", s.HealthCheckNodePort, s.LocalReady)
+	}
+	field(&b, "  scheduler ", s.Scheduler)
+	if s.Scheduler != "" {
+		b.WriteByte('\n')
 	}
 	for _, p := range s.Problems {
 		fmt.Fprintf(&b, "  problem %s: %s\n", p.Reason, p.Message)

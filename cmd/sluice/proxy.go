@@ -51,7 +51,7 @@ func (p *process) proxy() error {
 		return errors.Join(proxy.Run(p.ctx, proxy.Options{
 			Updates: watch,
 			Planner: proxy.NewPlanner(proxy.Config{
-				Node: p.conf.NodeName, ClusterCIDRs: c.ClusterCIDRs, NodePortAddresses: c.NodePortAddresses, MasqueradeAll: c.MasqueradeAll,
+				Node: p.conf.NodeName, ClusterCIDRs: c.ClusterCIDRs, NodePorts: proxy.NodePortAddresses{CIDRs: c.NodePortAddresses}, MasqueradeAll: c.MasqueradeAll,
 			}),
 			Engine: engine, Flows: conntrack.New(), Status: p.board, Metrics: metrics, Log: p.log,
 			Applied: func(plan *proxy.Plan) { current.Store(plan) },

@@ -305,7 +305,7 @@ func TestListing(t *testing.T) {
 		t.Skipf("no nft to load the listing with: %v", err)
 	}
 	w := newWorld(t, proxy.Config{Node: "node1", ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
-		NodePortAddresses: []netip.Prefix{netip.MustParsePrefix("10.240.0.0/24"), netip.MustParsePrefix("fd00:10:240::/64")}})
+		NodePorts: proxy.NodePortAddresses{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.240.0.0/24"), netip.MustParsePrefix("fd00:10:240::/64")}}})
 	w.put(service("web", func(s *model.Service) {
 		s.Type = corev1.ServiceTypeLoadBalancer
 		s.LoadBalancerIPs = []netip.Addr{lb4, lb6}
@@ -341,7 +341,7 @@ func TestListing(t *testing.T) {
 
 // TestNodePortAddresses checks that other local addresses do not answer.
 func TestNodePortAddresses(t *testing.T) {
-	w := newWorld(t, proxy.Config{Node: "node1", NodePortAddresses: []netip.Prefix{netip.MustParsePrefix("10.240.0.11/32")}})
+	w := newWorld(t, proxy.Config{Node: "node1", NodePorts: proxy.NodePortAddresses{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.240.0.11/32")}}})
 	w.must(w.node1.AddAddress(netip.MustParsePrefix("10.240.0.111/24")))
 	w.put(service("web", func(s *model.Service) {
 		s.Type = corev1.ServiceTypeNodePort
