@@ -41,7 +41,7 @@ func (d Decision) String() string {
 	}
 	switch {
 	case d.Refused:
-		fmt.Fprintf(&b, "  dropped: only %s may connect\n", join(d.Frontend.Sources))
+		fmt.Fprintf(&b, "  dropped: only %s may connect\n", sourcesText(d.Frontend.Sources))
 	case d.Action == Reject && d.Relayed && d.Frontend.Outside == Drop:
 		b.WriteString("  rejected: the traffic policy is Local, and no endpoint of this node is ready\n")
 	case d.Action == Reject:

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -118,6 +120,11 @@ func named(s *model.EndpointSlice, name string, weight int32) *model.EndpointSli
 	return s
 }
 
+func labelled(s *model.EndpointSlice, name string) *model.EndpointSlice {
+	s.Name, s.Labels = name, map[string]string{corev1.IsHeadlessService: "yes"}
+	return s
+}
+
 type object interface {
 	GetNamespace() string
 	GetName() string
@@ -135,6 +142,8 @@ func put(tx *model.Txn, objects ...object) {
 			kind = model.KindNode
 		case *model.Split:
 			kind = model.KindSplit
+		case *model.ServiceCIDR:
+			kind = model.KindServiceCIDR
 		}
 		tx.Put(kind, o)
 	}
@@ -244,6 +253,76 @@ func TestPlan(t *testing.T) {
 			web("external", func(s *model.Service) { s.Type = corev1.ServiceTypeExternalName }),
 			web("other", func(s *model.Service) { s.Labels = map[string]string{labelProxyName: "other"} }),
 		}},
+		{name: "headless-label", objects: []object{
+			web("hidden", func(s *model.Service) { s.Labels = map[string]string{corev1.IsHeadlessService: ""} }), slice("hidden", ep(1)),
+			web("web"), named(slice("web", ep(1)), "seen", 1), labelled(slice("web", ep(2)), "hidden"),
+		}},
+		{name: "scheduler", objects: []object{web("web", func(s *model.Service) { s.Scheduler = "lc" }), slice("web", ep(1))}},
+		{name: "service-cidrs", cfg: Config{ServiceCIDRs: prefixes("10.96.0.0/16")}, objects: []object{
+			&model.ServiceCIDR{Meta: model.Meta{Name: "more"}, CIDRs: prefixes("10.97.0.0/16", "fd00:96::/108")},
+			&model.ServiceCIDR{Meta: model.Meta{Name: "same"}, CIDRs: prefixes("10.96.0.0/16")},
+		}},
+		{name: "load-balancer-in-mode-proxy", objects: []object{web("web", loadBalancer, func(s *model.Service) { s.LoadBalancerIPs = nil }), slice("web", ep(1))}},
+		{name: "load-balancer-without-node-ports", objects: []object{web("web", loadBalancer, externalPolicyLocal, func(s *model.Service) { s.Ports[0].NodePort = 0 }), slice("web", ep(1))}},
+		{name: "both-policies-local", objects: []object{web("web", loadBalancer, externalPolicyLocal, func(s *model.Service) {
+			s.InternalTrafficPolicy = corev1.ServiceInternalTrafficPolicyLocal
+		}), slice("web", ep(2), ep(3, terminating))}},
+		{name: "external-policy-local-terminating-only", objects: []object{web("web", loadBalancer, externalPolicyLocal), slice("web", ep(1, terminating), ep(2, terminating))}},
+		{name: "terminating-that-do-not-serve", objects: []object{web("web"), slice("web", ep(1, terminating, notReady), ep(2, notReady))}},
+		{name: "drained-by-weight", objects: []object{web("web"), named(slice("web", ep(1)), "drained", 0)}},
+		{name: "drained-by-weight-but-one", objects: []object{web("web"), named(slice("web", ep(1)), "drained", 0), named(slice("web", ep(2, terminating)), "last", 1)}},
+		{name: "hints-for-node-of-one-only", objects: []object{web("web"), slice("web", ep(1, forZone("a"), forNode("node1")), ep(3, forZone("a")))}},
+		{name: "hints-do-not-concern-local", objects: []object{web("web", loadBalancer, externalPolicyLocal), slice("web",
+			ep(1, forZone("b")), ep(2, forZone("a")), ep(3, forZone("b")))}},
+		{name: "hints-with-terminating", objects: []object{web("web"), slice("web", ep(1, forZone("a"), terminating), ep(2, forZone("b")))}},
+		{name: "udp", objects: []object{
+			web("dns", func(s *model.Service) {
+				s.Ports = []model.ServicePort{{Name: "t", Protocol: "TCP", Port: 53}, {Name: "u", Protocol: "UDP", Port: 53}, {Name: "s", Protocol: "SCTP", Port: 53}}
+			}),
+			func() object {
+				s := slice("dns", ep(1), ep(2, terminating), ep(3, notReady))
+				s.Ports = []model.EndpointPort{{Name: "t", Protocol: "TCP", Port: 5353}, {Name: "u", Protocol: "UDP", Port: 5354}, {Name: "s", Protocol: "SCTP", Port: 5355}}
+				return s
+			}(),
+		}},
+		{name: "ports-in-several-slices", objects: []object{
+			web("web", func(s *model.Service) {
+				s.Ports = append(s.Ports, model.ServicePort{Name: "admin", Protocol: "TCP", Port: 9090})
+			}),
+			slice("web", ep(1)),
+			func() object {
+				s := named(slice("web", ep(2)), "admin", 1)
+				s.Ports[0] = model.EndpointPort{Name: "admin", Protocol: "TCP", Port: 9091}
+				return s
+			}(),
+		}},
+		{name: "external-ip-of-another-family", objects: []object{web("web", loadBalancer, func(s *model.Service) {
+			s.ExternalIPs, s.LoadBalancerIPs = addrs("203.0.113.1", "2001:db8::1"), addrs("2001:db8::2")
+		}), slice("web", ep(1))}},
+		{name: "sources-of-another-family", objects: []object{web("web", loadBalancer, func(s *model.Service) {
+			s.SourceRanges = prefixes("2001:db8::/32")
+		}), slice("web", ep(1))}},
+		{name: "endpoints-without-the-port", objects: []object{
+			web("web", func(s *model.Service) { s.Ports[0].Name = "https" }), slice("web", ep(1)),
+			web("none", func(s *model.Service) { s.ClusterIPs = addrs("10.96.0.2") }), func() object {
+				s := slice("none", ep(1))
+				s.Ports = nil
+				return s
+			}(),
+		}},
+		{name: "node-port-twice", objects: []object{
+			web("web", loadBalancer, func(s *model.Service) {
+				s.Ports = append(s.Ports, model.ServicePort{Name: "more", Protocol: "TCP", Port: 81, NodePort: 30080})
+			}), slice("web", ep(1)),
+			// Another protocol is another port.
+			web("udp", loadBalancer, func(s *model.Service) {
+				s.ClusterIPs, s.LoadBalancerIPs, s.Ports[0].Protocol = addrs("10.96.0.2"), nil, "UDP"
+			}),
+		}},
+		{name: "detect-node-cidr", cfg: Config{DetectLocal: DetectNodeCIDR, ClusterCIDRs: prefixes("10.0.0.0/8")}, objects: []object{web("web"), slice("web", ep(1))}},
+		{name: "detect-bridge", cfg: Config{DetectLocal: DetectBridgeInterface, PodInterfaces: []string{"cni0"}}},
+		{name: "detect-interface-prefix", cfg: Config{DetectLocal: DetectInterfaceNamePrefix, PodInterfaces: []string{"veth", "cali"}}},
+		{name: "node-ports-primary", cfg: Config{NodePorts: NodePortAddresses{Primary: true, Localhost: true}}},
 		{name: "proxy-name", cfg: Config{ProxyName: "other"}, objects: []object{
 			web("other", func(s *model.Service) { s.Labels = map[string]string{labelProxyName: "other"} }), slice("other", ep(1)),
 		}},
@@ -256,27 +335,177 @@ func TestPlan(t *testing.T) {
 }
 
 func TestTrace(t *testing.T) {
-	plan := planOf(t, Config{Node: "node1", ClusterCIDRs: prefixes("10.244.0.0/16")}, node("node1", "a"),
+	objects := []object{node("node1", "a"),
 		web("web", loadBalancer, externalPolicyLocal, func(s *model.Service) { s.SourceRanges = prefixes("198.51.100.0/24", "10.244.0.0/16") }),
 		named(slice("web", ep(1)), "x", 3), named(slice("web", ep(2)), "y", 1),
-		web("empty", func(s *model.Service) { s.ClusterIPs = addrs("10.96.0.2") }))
-	var got string
-	for _, c := range []struct{ source, destination string }{
-		{"10.244.0.9", "10.96.0.1:80"},
-		{"10.244.0.1", "10.96.0.1:80"},
-		{"", "10.96.0.1:80"},
-		{"10.244.0.9", "10.96.0.2:80"},
-		{"198.51.100.7", "192.0.2.1:80"},
-		{"203.0.113.7", "192.0.2.1:80"},
-		{"10.244.0.9", "192.0.2.1:80"},
-		{"203.0.113.7", "10.240.0.11:30080"},
-		{"203.0.113.7", "10.240.0.12:30080"},
+		web("empty", func(s *model.Service) { s.ClusterIPs = addrs("10.96.0.2") }),
+		web("elsewhere", loadBalancer, externalPolicyLocal, func(s *model.Service) {
+			s.ClusterIPs, s.LoadBalancerIPs, s.Ports[0].NodePort = addrs("10.96.0.3"), nil, 30081
+		}), slice("elsewhere", ep(2))}
+	type packet struct{ source, destination string }
+	for _, test := range []struct {
+		name    string
+		cfg     Config
+		packets []packet
+	}{
+		{"trace", Config{ClusterCIDRs: prefixes("10.244.0.0/16"), ServiceCIDRs: prefixes("10.96.0.0/16")}, []packet{
+			{"10.244.0.9", "10.96.0.1:80"},
+			{"10.244.0.1", "10.96.0.1:80"},
+			{"", "10.96.0.1:80"},
+			{"10.244.0.9", "10.96.0.2:80"},
+			{"198.51.100.7", "192.0.2.1:80"},
+			{"203.0.113.7", "192.0.2.1:80"},
+			{"10.244.0.9", "192.0.2.1:80"},
+			{"203.0.113.7", "10.240.0.11:30080"},
+			{"203.0.113.7", "10.240.0.12:30080"},
+			{"10.244.0.9", "10.96.0.1:81"},
+			{"10.244.0.9", "10.96.0.9:80"},
+			{"10.244.0.9", "192.0.2.1:81"},
+			{"127.0.0.1", "127.0.0.1:30080"},
+		}},
+		{"trace-by-interface", Config{DetectLocal: DetectBridgeInterface, PodInterfaces: []string{"cni0"}, NodePorts: NodePortAddresses{All: true, Localhost: true}}, []packet{
+			{"10.244.0.9", "10.96.0.1:80"},
+			{"10.244.0.9", "10.240.0.11:30080"},
+			{"", "10.96.0.1:80"},
+			{"127.0.0.1", "127.0.0.1:30080"},
+			{"127.0.0.1", "127.0.0.1:30081"},
+			{"127.0.0.1", "127.0.0.1:30082"},
+		}},
 	} {
-		var source netip.Addr
-		if c.source != "" {
-			source = netip.MustParseAddr(c.source)
+		test.cfg.Node = "node1"
+		plan := planOf(t, test.cfg, objects...)
+		var got string
+		for _, p := range test.packets {
+			var source netip.Addr
+			if p.source != "" {
+				source = netip.MustParseAddr(p.source)
+			}
+			got += Trace(plan, source, netip.MustParseAddrPort(p.destination), TCP).String()
 		}
-		got += Trace(plan, source, netip.MustParseAddrPort(c.destination), TCP).String()
+		golden(t, test.name, got)
 	}
-	golden(t, "trace", got)
+}
+
+// TestCompare checks what is said of a kernel that does something else.
+func TestCompare(t *testing.T) {
+	plan := planOf(t, Config{Node: "node1", ClusterCIDRs: prefixes("10.244.0.0/16"), ServiceCIDRs: prefixes("10.96.0.0/16")},
+		web("web"), slice("web", ep(1), ep(2)))
+	trace := func(destination string) Decision {
+		return Trace(plan, netip.MustParseAddr("10.244.0.9"), netip.MustParseAddrPort(destination), TCP)
+	}
+	choice := func(n byte, probability float64, masquerade bool) Choice {
+		return Choice{Backend{AddrPort: netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 0, n}), 8080)}, probability, masquerade}
+	}
+	for _, test := range []struct {
+		to   string
+		seen Observed
+		want []string
+	}{
+		{"10.96.0.1:80", Observed{Found: true, Action: ToCluster, Choices: []Choice{choice(1, .5, false), choice(2, .502, false)}}, nil},
+		{"10.96.0.1:80", Observed{}, []string{"the plan sends it to an endpoint, the kernel lets it go on unchanged"}},
+		{"10.96.0.1:80", Observed{Found: true, Action: Drop, Refused: true}, []string{"the plan sends it to an endpoint, the kernel drops it for its source"}},
+		{"10.96.0.1:80", Observed{Found: true, Action: ToCluster, Choices: []Choice{choice(1, .75, true), choice(3, .25, false)}}, []string{
+			"10.244.0.1:8080: the plan gives it 50.0% of the connections, the kernel 75.0%",
+			"10.244.0.1:8080: the kernel masquerades connections to it, the plan does not",
+			"10.244.0.2:8080: the plan has this endpoint, the kernel does not",
+			"10.244.0.3:8080: the kernel has this endpoint, the plan does not",
+		}},
+		{"10.96.0.1:81", Observed{Miss: UnknownPort, Action: Reject}, nil},
+		{"10.96.0.1:81", Observed{}, []string{"the plan rejects it, as to a port that the Service does not have, the kernel lets it go on unchanged"}},
+		{"10.96.0.7:80", Observed{Miss: Unallocated, Action: Drop}, nil},
+		{"192.0.2.7:80", Observed{Found: true, Action: Reject}, []string{"the plan lets it go on unchanged, the kernel rejects it"}},
+	} {
+		if got := trace(test.to).Compare(test.seen); !slices.Equal(got, test.want) {
+			t.Errorf("%s: got %q, want %q", test.to, got, test.want)
+		}
+	}
+}
+
+func TestNodePortAddresses(t *testing.T) {
+	node := addrs("10.240.0.11", "192.0.2.1", "fd00::11")
+	for _, test := range []struct {
+		list      []string
+		node      []netip.Addr
+		want      []netip.Prefix
+		localhost bool
+	}{
+		{nil, node, nil, false},
+		{[]string{"all"}, node, nil, false},
+		{[]string{"all", "localhost"}, node, nil, true},
+		{[]string{"all", "10.0.0.0/8"}, node, nil, false},
+		{[]string{"primary"}, node, prefixes("10.240.0.11/32", "fd00::11/128"), false},
+		{[]string{"primary"}, node[:1], prefixes("10.240.0.11/32", "::/128"), false},
+		{[]string{"primary"}, nil, prefixes("0.0.0.0/32", "::/128"), false},
+		{[]string{"primary", "localhost", "192.0.2.0/24"}, node, prefixes("192.0.2.0/24", "10.240.0.11/32", "fd00::11/128"), true},
+		{[]string{"localhost"}, node, prefixes("0.0.0.0/32", "::/128"), true},
+		{[]string{"127.0.0.0/8"}, node, prefixes("0.0.0.0/32"), true},
+		{[]string{"192.0.2.7/24"}, node, prefixes("192.0.2.0/24"), false},
+		{[]string{"0.0.0.0/0", "::1/128"}, node, prefixes("0.0.0.0/0", "::/128"), true},
+	} {
+		a, err := ParseNodePortAddresses(test.list)
+		if err != nil {
+			t.Errorf("%v: %v", test.list, err)
+			continue
+		}
+		if got, localhost := a.resolve(test.node); !slices.Equal(got, test.want) || localhost != test.localhost {
+			t.Errorf("%v: got %v, %v, want %v, %v", test.list, got, localhost, test.want, test.localhost)
+		}
+	}
+	for _, bad := range []string{"", "everything", "10.0.0.1", "10.0.0.0/33", "::ffff:10.0.0.0/104"} {
+		if _, err := ParseNodePortAddresses([]string{"all", bad}); err == nil || !strings.Contains(err.Error(), "nodePortAddresses[1]") {
+			t.Errorf("%q: got %v", bad, err)
+		}
+	}
+}
+
+func FuzzParseNodePortAddresses(f *testing.F) {
+	for _, s := range []string{"all", "primary", "localhost", "10.0.0.0/8", "::/0", "::1/128"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := ParseNodePortAddresses([]string{s})
+		if prefixes, _ := a.resolve(nil); err == nil && slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p != p.Masked() }) {
+			t.Errorf("%q: %v is not masked", s, prefixes)
+		}
+	})
+}
+
+// TestManyPorts plans a Service of 10,000 ports, and one that has none of them.
+func TestManyPorts(t *testing.T) {
+	const ports, perSlice = 10000, 100
+	svc := web("web", loadBalancer)
+	svc.Ports = nil
+	var objects []object
+	for i := range ports {
+		name := fmt.Sprintf("p%d", i)
+		svc.Ports = append(svc.Ports, model.ServicePort{Name: name, Protocol: "TCP", Port: uint16(1 + i), NodePort: uint16(20000 + i)})
+		if i%perSlice == 0 {
+			s := named(slice("web", ep(1), ep(2)), fmt.Sprintf("web-%d", i), 1)
+			s.Ports = nil
+			objects = append(objects, s)
+		}
+		s := objects[len(objects)-1].(*model.EndpointSlice)
+		s.Ports = append(s.Ports, model.EndpointPort{Name: name, Protocol: "TCP", Port: uint16(30000 + i)})
+	}
+	other := *svc
+	other.Name, other.ClusterIPs = "zzz", addrs("10.96.0.2") // claims the same NodePorts
+	plan := planOf(t, Config{Node: "node1"}, append(objects, svc, &other, slice("zzz", ep(3)))...)
+	s := plan.Service(model.Name{Namespace: "default", Name: "web"})
+	if len(s.Ports) != ports || len(s.Problems) != 0 {
+		t.Fatalf("%d ports and problems %v", len(s.Ports), s.Problems)
+	}
+	for i, p := range s.Ports {
+		if len(p.Cluster) != 2 || p.Cluster[0].Port() != uint16(30000+i) || len(p.Frontends) != 3 {
+			t.Fatalf("port %d is %+v", p.Port, p)
+		}
+	}
+	lost := 0
+	for _, p := range plan.Service(model.Name{Namespace: "default", Name: "zzz"}).Problems {
+		if p.Lost != (FrontendKey{}) {
+			lost++
+		}
+	}
+	if lost != 2*ports {
+		t.Errorf("the other Service lost %d frontends, want %d", lost, 2*ports)
+	}
 }

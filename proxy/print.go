@@ -116,7 +116,7 @@ func (p *Port) print(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "; masquerade %s", f.Masquerade)
 		if f.Sources != nil {
-			fmt.Fprintf(b, "; only from %s", join(f.Sources))
+			fmt.Fprintf(b, "; only from %s", sourcesText(f.Sources))
 		}
 		b.WriteByte('\n')
 	}
@@ -151,6 +151,13 @@ func printBackends(b *strings.Builder, name string, backends []Backend) {
 		}
 	}
 	b.WriteByte('\n')
+}
+
+func sourcesText(sources []netip.Prefix) string {
+	if len(sources) == 0 {
+		return "nobody"
+	}
+	return join(sources)
 }
 
 func field(b *strings.Builder, label, value string) {
