@@ -5,9 +5,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sluicenet/sluice/model"
 )
 
-// Metrics counts what [Run] does. It is a [prometheus.Collector].
+// Metrics counts what [Run] does, by sluice's own names and, beside them, by
+// those of kube-proxy that dashboards and service-level objectives read. It is a
+// [prometheus.Collector].
 type Metrics struct {
 	syncs     *prometheus.HistogramVec
 	plans     prometheus.Histogram
@@ -17,6 +21,7 @@ type Metrics struct {
 	services  atomic.Int64
 	endpoints atomic.Int64
 	gauges    [2]*prometheus.Desc
+	kube      *kubeMetrics
 }
 
 // NewMetrics returns metrics of nothing.
@@ -45,7 +50,15 @@ func NewMetrics() *Metrics {
 			prometheus.NewDesc("sluice_proxy_services", "Services that are proxied.", nil, nil),
 			prometheus.NewDesc("sluice_proxy_endpoints", "Usable endpoints of all Services' ports, of both families.", nil, nil),
 		},
+		kube: newKubeMetrics(time.Now()),
 	}
+}
+
+// For adds the metrics that kube-proxy has in the mode of an engine: nftables,
+// iptables or ipvs. It is to be called before the first use, and returns m.
+func (m *Metrics) For(engine string) *Metrics {
+	m.kube.forEngine(engine)
+	return m
 }
 
 // Describe implements [prometheus.Collector].
@@ -69,10 +82,14 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *Metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.syncs, m.plans, m.errors, m.repairs, m.flows}
+	return append([]prometheus.Collector{m.syncs, m.plans, m.errors, m.repairs, m.flows}, m.kube.collectors()...)
 }
 
-func (m *Metrics) planned(changes Changes, took time.Duration) {
+// queued notes that an update came.
+func (m *Metrics) queued(at time.Time) { m.kube.queued(at) }
+
+// planned notes an update and what it changes.
+func (m *Metrics) planned(up model.Update, changes Changes, took time.Duration) {
 	m.plans.Observe(took.Seconds())
 	m.services.Store(int64(changes.New.Len()))
 	count := func(s *Service) (n int64) {
@@ -88,19 +105,32 @@ func (m *Metrics) planned(changes Changes, took time.Duration) {
 		delta += count(c.New) - count(c.Old)
 	}
 	m.endpoints.Add(delta)
+	m.kube.planned(up, changes)
 }
 
-func (m *Metrics) synced(what string, took time.Duration, err error) {
+// synced notes an attempt of the engine.
+func (m *Metrics) synced(full bool, changes []Change, took time.Duration, err error) {
+	what := "changes"
+	if full {
+		what = "all"
+	}
 	m.syncs.WithLabelValues(what).Observe(took.Seconds())
 	if err != nil {
 		m.errors.Inc()
 	}
+	m.kube.synced(full, changes, took, err)
 }
+
+// applied notes that all that came is in force.
+func (m *Metrics) applied(at time.Time) { m.kube.applied(at) }
 
 func (m *Metrics) repaired() { m.repairs.Inc() }
 
-func (m *Metrics) cleaned(deleted int, err error) {
-	m.flows.Add(float64(deleted))
+func (m *Metrics) cleaned(done map[Family]Reconciled, err error) {
+	for family, d := range done {
+		m.flows.Add(float64(d.Deleted))
+		m.kube.cleaned(family, d)
+	}
 	if err != nil {
 		m.errors.Inc()
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -16,15 +17,6 @@ type Updates interface {
 	Next(ctx context.Context) (model.Update, error)
 }
 
-// Flows removes the kernel's memory of UDP flows that go nowhere any more. UDP
-// has no end of a connection, so as long as the client sends, the kernel would
-// go on translating to an endpoint that is gone.
-type Flows interface {
-	// Clean looks at the UDP frontends of the changes, before and after, and
-	// deletes the flows to endpoints that are not among those that may go on.
-	Clean(ctx context.Context, changes []Change) (deleted int, err error)
-}
-
 // Options of [Run]. Updates, Planner and Engine are required.
 type Options struct {
 	Updates Updates
@@ -34,9 +26,13 @@ type Options struct {
 	Status  *status.Board // gets users' mistakes, as part "proxy"
 	Metrics *Metrics
 	Log     *slog.Logger
-	// Applied is told each plan when the kernel does what it says. It must
-	// return soon.
-	Applied func(*Plan)
+	// Progress learns how far the kernel is behind the model.
+	Progress *Progress
+	// Applied is told each plan when the kernel does what it says, and which
+	// Services changed since the plan that it was told before, each once,
+	// ordered by name. Nil: everything may have changed, which the first plan
+	// says and no other. It is called by one goroutine and must return soon.
+	Applied func(plan *Plan, changes []Change)
 	// VerifyEvery is the time between two looks for drift; 0: 5 s.
 	VerifyEvery time.Duration
 }
@@ -61,27 +57,39 @@ func Run(ctx context.Context, o Options) error {
 	if o.VerifyEvery == 0 {
 		o.VerifyEvery = 5 * time.Second
 	}
+	if o.Progress == nil {
+		o.Progress = &Progress{}
+	}
 	ctx, cancel := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
 	defer cancel()
-	updates := make(chan model.Update)
+	updates := make(chan arrived)
 	ended := make(chan error, 1)
-	go func() {
+	background.Go(func() {
 		for {
 			up, err := o.Updates.Next(ctx)
 			if err != nil {
 				ended <- err
 				return
 			}
+			now := time.Now()
+			o.Progress.hold(now)
+			o.Metrics.queued(now)
 			select {
-			case updates <- up:
+			case updates <- arrived{up, now}:
 			case <-ctx.Done():
 				ended <- ctx.Err()
 				return
 			}
 		}
-	}()
+	})
+	a := &applier{Options: o, full: true, since: changeSet{}}
+	if o.Flows != nil {
+		a.flows = newFlowWorker(o.Flows, o.Metrics, o.Log)
+		background.Go(func() { a.flows.run(ctx) })
+	}
 
-	a := &applier{Options: o, full: true}
 	verify := time.NewTicker(o.VerifyEvery)
 	defer verify.Stop()
 	retry := time.NewTimer(0)
@@ -92,7 +100,8 @@ func Run(ctx context.Context, o Options) error {
 		case err := <-ended:
 			return err
 		case up := <-updates:
-			a.update(up)
+			o.Progress.take(up.at)
+			a.update(up.Update)
 		case <-retry.C:
 		case <-verify.C:
 			a.verify(ctx)
@@ -106,27 +115,36 @@ func Run(ctx context.Context, o Options) error {
 	}
 }
 
+// arrived is an update of the model with the time when it came.
+type arrived struct {
+	model.Update
+	at time.Time
+}
+
 // applier is the state of Run.
 type applier struct {
 	Options
 	ready bool // the source has delivered its first full state
 	full  bool // the engine needs all of the plan
-	// step is what the engine has not got yet, unless full is set; flows what
-	// has not been cleaned up after yet.
+	// step is what the engine has not got yet, unless full is set; since is
+	// what changed after the plan that was last in force.
 	step    *Changes
-	flows   []Change
+	since   changeSet
 	applied *Plan
+	flows   *flowWorker
 	wait    time.Duration // since the last failure; 0: there is none
 }
 
 func (a *applier) update(up model.Update) {
 	start := time.Now()
 	changes := a.Planner.Update(up)
-	a.Metrics.planned(changes, time.Since(start))
+	a.Metrics.planned(up, changes, time.Since(start))
 	for _, c := range changes.Services {
 		a.report(c)
+		if a.applied != nil {
+			a.since.add(c)
+		}
 	}
-	a.flows = append(a.flows, changes.Services...)
 	switch {
 	case !a.ready:
 		a.ready = up.New.Synced(model.KindService, model.KindEndpointSlice)
@@ -140,46 +158,66 @@ func (a *applier) update(up model.Update) {
 // apply does what is to be done, and reports whether all of it is done.
 func (a *applier) apply(ctx context.Context) bool {
 	if !a.ready {
+		a.Progress.forget()
 		return true
 	}
 	plan := a.Planner.Plan()
+	var changes []Change
+	if a.applied != nil {
+		changes = a.since.list()
+	}
 	if a.full || a.step != nil && !a.step.Empty() {
-		start := time.Now()
-		var err error
-		kind := "changes"
-		if a.full {
-			kind = "all"
-			err = a.Engine.Sync(ctx, plan)
-		} else {
-			err = a.Engine.Apply(ctx, *a.step)
+		if a.flows != nil {
+			a.flows.announce(changes)
 		}
-		a.Metrics.synced(kind, time.Since(start), err)
-		if err != nil {
+		if err := a.program(ctx, plan, changes); err != nil {
 			a.full = true
+			a.Progress.take(time.Now()) // what Verify found counts too
 			a.Log.Error("cannot program Services", "error", err, "revision", plan.Revision)
 			return false
 		}
-		a.Log.Info("Services programmed", "revision", plan.Revision, "what", kind, "services", plan.Len(),
-			"changed", len(a.flows), "took", time.Since(start))
 	}
 	a.full, a.step = false, nil
-	if a.Applied != nil && a.applied != plan {
-		a.Applied(plan)
+	now := time.Now()
+	a.Progress.done(now)
+	a.Metrics.applied(now)
+	if a.applied == plan {
+		return true
+	}
+	if a.Applied != nil {
+		a.Applied(plan, changes)
+	}
+	if a.flows != nil {
+		a.flows.add(plan, changes)
 	}
 	a.applied = plan
-	if a.Flows != nil && len(a.flows) > 0 {
-		deleted, err := a.Flows.Clean(ctx, a.flows)
-		a.Metrics.cleaned(deleted, err)
-		if err != nil {
-			a.Log.Error("cannot remove stale UDP flows", "error", err)
-			return false
-		}
-		if deleted > 0 {
-			a.Log.Info("stale UDP flows removed", "flows", deleted)
-		}
-	}
-	a.flows = nil
+	clear(a.since)
 	return true
+}
+
+// program gives the engine what it has not got.
+func (a *applier) program(ctx context.Context, plan *Plan, changes []Change) error {
+	start := time.Now()
+	var err error
+	if a.full {
+		err = a.Engine.Sync(ctx, plan)
+	} else {
+		err = a.Engine.Apply(ctx, *a.step)
+	}
+	a.Metrics.synced(a.full, changes, time.Since(start), err)
+	if err != nil {
+		return err
+	}
+	what, changed := "changes", len(changes)
+	if a.full {
+		what = "all"
+	}
+	if changes == nil {
+		changed = plan.Len()
+	}
+	a.Log.Info("Services programmed", "revision", plan.Revision, "what", what, "services", plan.Len(),
+		"changed", changed, "took", time.Since(start))
+	return nil
 }
 
 func (a *applier) verify(ctx context.Context) {

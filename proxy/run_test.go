@@ -77,9 +77,12 @@ func (e *fakeEngine) took() string {
 
 type fakeFlows struct{ cleaned int }
 
-func (f *fakeFlows) Clean(_ context.Context, changes []Change) (int, error) {
-	f.cleaned += len(changes)
-	return 1, nil
+func (f *fakeFlows) Reconcile(_ context.Context, r Reconciliation) (map[Family]Reconciled, error) {
+	f.cleaned += len(r.Changes)
+	if r.Changes == nil {
+		f.cleaned += r.Plan.Len()
+	}
+	return map[Family]Reconciled{IPv4: {Deleted: 1}}, nil
 }
 
 func TestRun(t *testing.T) {
@@ -92,7 +95,7 @@ func TestRun(t *testing.T) {
 		go func() {
 			done <- Run(ctx, Options{
 				Updates: store.Watch(), Planner: NewPlanner(Config{Node: "node1"}), Engine: engine, Flows: flows, Status: board, Metrics: metrics,
-				Applied: func(p *Plan) { applied = p },
+				Applied: func(p *Plan, _ []Change) { applied = p },
 			})
 		}()
 		expect := func(calls string) {
@@ -136,7 +139,7 @@ func TestRun(t *testing.T) {
 		engine.set(nil, false)
 		time.Sleep(time.Minute)
 		expect("sync")
-		if got := engine.plan.Service(name).Ports[0].Cluster[0].Addr().String(); got != "10.244.0.3" || flows.cleaned != cleaned+2 {
+		if got := engine.plan.Service(name).Ports[0].Cluster[0].Addr().String(); got != "10.244.0.3" || flows.cleaned != cleaned+1 {
 			t.Errorf("after the failure: endpoint %s, %d Services' flows cleaned", got, flows.cleaned-cleaned)
 		}
 		store.Update(func(tx *model.Txn) { put(tx, slice("web", ep(1))) })

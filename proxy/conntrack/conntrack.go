@@ -9,13 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/proxy"
 	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
@@ -30,196 +29,131 @@ func New() *Cleaner { return &Cleaner{-1} }
 // must stay open.
 func NewAt(netns int) *Cleaner { return &Cleaner{netns} }
 
-// wanted says where flows to the frontends of changed Services may go.
-type wanted struct {
-	frontends map[netip.AddrPort]target
-	nodePorts map[nodePort]target
-}
+// errOffloaded indicates flows that the kernel does not give up now.
+var errOffloaded = errors.New("conntrack: flows that are offloaded to a flow table cannot be deleted now")
 
-type nodePort struct {
-	family proxy.Family
-	port   uint16
-}
+// attempts is how often a list is begun that the kernel breaks off.
+const attempts = 5
 
-// target is where flows to a frontend may go. A frontend that is gone has no
-// endpoints.
-type target struct {
-	gone      bool
-	endpoints []netip.AddrPort
-}
-
-// Clean implements [proxy.Flows]. It lists the UDP flows if an endpoint of a UDP
-// port is gone, or a frontend is new or gone, and does nothing otherwise.
-func (c *Cleaner) Clean(ctx context.Context, changes []proxy.Change) (int, error) {
-	w := collect(changes)
-	if len(w.frontends) == 0 && len(w.nodePorts) == 0 {
-		return 0, nil
+// Reconcile implements [proxy.Flows]. It lists the UDP flows of a family if an
+// endpoint of one of its UDP ports is gone, or a frontend is new or gone, and
+// otherwise does nothing.
+func (c *Cleaner) Reconcile(ctx context.Context, r proxy.Reconciliation) (map[proxy.Family]proxy.Reconciled, error) {
+	w := collect(r.Plan, r.Changes)
+	done := map[proxy.Family]proxy.Reconciled{}
+	if w.empty() {
+		return done, nil
 	}
 	local, err := c.localAddrs(w)
 	if err != nil {
-		return 0, err
+		return done, err
 	}
-	s, err := nfnl.Dial(c.netns)
-	if err != nil {
-		return 0, fmt.Errorf("conntrack: %w", err)
-	}
-	defer s.Close()
-	deleted := 0
-	for family, number := range map[proxy.Family]byte{proxy.IPv4: unix.AF_INET, proxy.IPv6: unix.AF_INET6} {
+	var failed error
+	for _, family := range [...]proxy.Family{proxy.IPv4, proxy.IPv6} {
 		if !w.has(family) {
 			continue
 		}
-		stale, err := list(ctx, s, number, func(f *flow) bool { return w.stale(f, local) })
+		start := time.Now()
+		p := pass{family: familyNumber(family), stale: func(f *flow) bool { return w.stale(f, local) }, later: r.Later}
+		err := c.pass(ctx, &p)
+		done[family] = proxy.Reconciled{Deleted: p.deleted, Took: time.Since(start)}
 		if err != nil {
-			return deleted, fmt.Errorf("conntrack: list: %w", err)
-		}
-		for _, f := range stale {
-			switch err := remove(ctx, s, number, f); {
-			case err == nil:
-				deleted++
-			case !errors.Is(err, unix.ENOENT):
-				return deleted, fmt.Errorf("conntrack: delete: %w", err)
-			}
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", family, err))
 		}
 	}
-	return deleted, nil
+	return done, failed
 }
 
-// collect returns what is wanted of the frontends of changes that can have left
-// stale flows behind.
-func collect(changes []proxy.Change) *wanted {
-	w := &wanted{frontends: map[netip.AddrPort]target{}, nodePorts: map[nodePort]target{}}
-	// Of several changes of one Service, the last says what is in force.
-	last := map[model.Name]*proxy.Service{}
-	for _, c := range changes {
-		last[c.Name] = c.New
-	}
-	for _, c := range changes {
-		each(c.Old, func(p *proxy.Port, f *proxy.Frontend) {
-			if before, now := p, find(last[c.Name], p); now == nil || !harmless(before, now) {
-				w.set(p, f, target{gone: true})
-			}
-		})
-		if c.Old == nil {
-			each(last[c.Name], func(p *proxy.Port, f *proxy.Frontend) { w.set(p, f, target{gone: true}) })
+// pass makes a pass over the flows of a family. A dump that the kernel breaks
+// off, because the table is being resized or a buffer is full, is begun again;
+// what it had listed by then is deleted already.
+func (c *Cleaner) pass(ctx context.Context, p *pass) error {
+	for attempt := 1; ; attempt++ {
+		err := c.tryPass(ctx, p)
+		broken := errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR) || errors.Is(err, nfnl.ErrInterrupted)
+		if !broken || attempt == attempts || ctx.Err() != nil {
+			return err
 		}
 	}
-	for _, s := range last {
-		each(s, func(p *proxy.Port, f *proxy.Frontend) {
-			if w.mentions(p, f) || !known(changes, p, f) {
-				w.set(p, f, target{endpoints: p.Established})
-			}
-		})
-	}
-	return w
 }
 
-// each calls f for every UDP frontend of a Service.
-func each(s *proxy.Service, f func(*proxy.Port, *proxy.Frontend)) {
-	if s == nil {
+// tryPass uses one socket for the list and one for the deletions, so that no
+// more than a few flows are remembered however many are stale.
+func (c *Cleaner) tryPass(ctx context.Context, p *pass) error {
+	lister, err := nfnl.Dial(c.netns)
+	if err != nil {
+		return fmt.Errorf("conntrack: %w", err)
+	}
+	defer lister.Close()
+	deleter, err := nfnl.Dial(c.netns)
+	if err != nil {
+		return fmt.Errorf("conntrack: %w", err)
+	}
+	defer deleter.Close()
+	p.deleter, p.failed, p.found = deleter, nil, p.found[:0]
+	if err := list(ctx, lister, p.family, func(f *flow) { p.look(ctx, f) }); err != nil {
+		p.flush(ctx)
+		return errors.Join(fmt.Errorf("conntrack: list: %w", err), p.failed)
+	}
+	p.flush(ctx)
+	return p.failed
+}
+
+// pass is one pass over the flows of a family.
+type pass struct {
+	family  byte
+	stale   func(*flow) bool
+	later   func() []proxy.Change
+	deleter *nfnl.Socket
+	found   []flow // stale, and not deleted yet
+	deleted int
+	failed  error
+}
+
+// batch is how many flows are deleted together: what came meanwhile is asked for
+// once for all of them.
+const batch = 512
+
+func (p *pass) look(ctx context.Context, f *flow) {
+	if !p.stale(f) {
 		return
 	}
-	for _, p := range s.Ports {
-		if p.Protocol != proxy.UDP {
+	p.found = append(p.found, f.clone())
+	if len(p.found) == batch {
+		p.flush(ctx)
+	}
+}
+
+// flush deletes the flows that were found. A flow is deleted by its identity, so
+// what took its place meanwhile stays; and one that a later plan allows stays
+// too, for it may have been begun under that plan.
+func (p *pass) flush(ctx context.Context) {
+	defer func() { p.found = p.found[:0] }()
+	var later *wanted
+	if p.later != nil && len(p.found) > 0 {
+		later = allowed(p.later())
+	}
+	for _, f := range p.found {
+		if later.allows(&f) {
 			continue
 		}
-		for i := range p.Frontends {
-			f(p, &p.Frontends[i])
+		if ctx.Err() != nil || p.failed != nil && !errors.Is(p.failed, errOffloaded) {
+			return
+		}
+		switch err := remove(ctx, p.deleter, p.family, f); {
+		case err == nil:
+			p.deleted++
+		case errors.Is(err, unix.EBUSY):
+			p.failed = errOffloaded
+		case !errors.Is(err, unix.ENOENT):
+			p.failed = fmt.Errorf("conntrack: delete: %w", err)
 		}
 	}
 }
 
-// find returns the same port of another plan of the Service.
-func find(s *proxy.Service, like *proxy.Port) *proxy.Port {
-	if s == nil {
-		return nil
-	}
-	for _, p := range s.Ports {
-		if p.Family == like.Family && p.Protocol == like.Protocol && p.Port == like.Port {
-			return p
-		}
-	}
-	return nil
-}
-
-// harmless reports whether a change of a port leaves no stale flows: all
-// endpoints that flows could have are still there, and so are the frontends.
-func harmless(before, now *proxy.Port) bool {
-	for _, e := range before.Established {
-		if _, ok := slices.BinarySearchFunc(now.Established, e, netip.AddrPort.Compare); !ok {
-			return false
-		}
-	}
-	for i := range before.Frontends {
-		if !hasFrontend(now, before.Frontends[i].Addr, before.Frontends[i].Port) {
-			return false
-		}
-	}
-	return true
-}
-
-func hasFrontend(p *proxy.Port, addr netip.Addr, port uint16) bool {
-	return slices.ContainsFunc(p.Frontends, func(f proxy.Frontend) bool { return f.Addr == addr && f.Port == port })
-}
-
-// known reports whether a frontend was there before any of the changes.
-func known(changes []proxy.Change, p *proxy.Port, f *proxy.Frontend) bool {
-	for _, c := range changes {
-		if old := find(c.Old, p); old != nil && hasFrontend(old, f.Addr, f.Port) {
-			return true
-		}
-	}
-	return false
-}
-
-func (w *wanted) set(p *proxy.Port, f *proxy.Frontend, t target) {
-	if f.Kind == proxy.NodePort {
-		w.nodePorts[nodePort{p.Family, f.Port}] = t
-	} else {
-		w.frontends[netip.AddrPortFrom(f.Addr, f.Port)] = t
-	}
-}
-
-func (w *wanted) mentions(p *proxy.Port, f *proxy.Frontend) bool {
-	if f.Kind == proxy.NodePort {
-		_, ok := w.nodePorts[nodePort{p.Family, f.Port}]
-		return ok
-	}
-	_, ok := w.frontends[netip.AddrPortFrom(f.Addr, f.Port)]
-	return ok
-}
-
-func (w *wanted) has(family proxy.Family) bool {
-	for f := range w.frontends {
-		if proxy.FamilyOf(f.Addr()) == family {
-			return true
-		}
-	}
-	for f := range w.nodePorts {
-		if f.family == family {
-			return true
-		}
-	}
-	return false
-}
-
-// stale reports whether a flow goes to a Service and not to one of its
-// endpoints. A flow to a frontend that is gone is only ours if it is translated.
-func (w *wanted) stale(f *flow, local map[netip.Addr]struct{}) bool {
-	t, ok := w.frontends[f.destination]
-	if !ok {
-		if _, mine := local[f.destination.Addr()]; mine {
-			t, ok = w.nodePorts[nodePort{proxy.FamilyOf(f.destination.Addr()), f.destination.Port()}]
-		}
-	}
-	if !ok || t.gone && f.answers == f.destination {
-		return false
-	}
-	_, serves := slices.BinarySearchFunc(t.endpoints, f.answers, netip.AddrPort.Compare)
-	return !serves
-}
-
-// localAddrs returns the addresses of the namespace, if they are needed.
+// localAddrs returns the addresses of the namespace that answer NodePorts, if
+// they are needed. Loopback addresses do not: what goes there is never
+// translated.
 func (c *Cleaner) localAddrs(w *wanted) (map[netip.Addr]struct{}, error) {
 	if len(w.nodePorts) == 0 {
 		return nil, nil
@@ -236,11 +170,19 @@ func (c *Cleaner) localAddrs(w *wanted) (map[netip.Addr]struct{}, error) {
 	}
 	out := make(map[netip.Addr]struct{}, len(addrs))
 	for _, a := range addrs {
-		if addr, ok := netip.AddrFromSlice(a.IP); ok {
-			out[addr.Unmap()] = struct{}{}
+		addr, ok := netip.AddrFromSlice(a.IP)
+		if addr = addr.Unmap(); ok && !addr.IsLoopback() && w.answers(addr) {
+			out[addr] = struct{}{}
 		}
 	}
 	return out, nil
+}
+
+func familyNumber(f proxy.Family) byte {
+	if f == proxy.IPv6 {
+		return unix.AF_INET6
+	}
+	return unix.AF_INET
 }
 
 var _ proxy.Flows = (*Cleaner)(nil)

@@ -3,6 +3,7 @@ package conntrack
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"slices"
 
@@ -18,6 +19,7 @@ const (
 
 	attrTupleOrig  = 1
 	attrTupleReply = 2
+	attrID         = 12
 	attrZone       = 18
 	attrFilter     = 25
 
@@ -41,47 +43,59 @@ const (
 type flow struct {
 	destination netip.AddrPort // that the client sends to
 	answers     netip.AddrPort // the endpoint, that answers
-	tuple, zone []byte         // as the kernel names it
+	// tuple, zone and id are as the kernel names it. A flow with the same tuple
+	// that came later has another id.
+	tuple, zone, id []byte
 }
 
-// list returns the UDP flows of a family that pick chooses. Kernels from 5.8 on
-// leave out other protocols by themselves.
-func list(ctx context.Context, s *nfnl.Socket, family byte, pick func(*flow) bool) ([]flow, error) {
-	for _, filter := range [2]bool{true, false} {
-		m := &nfnl.Messages{}
-		m.Begin(unix.NFNL_SUBSYS_CTNETLINK, msgGet, unix.NLM_F_DUMP, family)
-		if filter {
-			t := m.Nest(attrTupleOrig)
-			p := m.Nest(tupleProto)
-			m.Bytes(protoNum, []byte{unix.IPPROTO_UDP})
-			m.End(p)
-			m.End(t)
-			f := m.Nest(attrFilter)
-			m.Bytes(filterOrigFlags, binary.NativeEndian.AppendUint32(nil, filterFlagProtoNo))
-			m.End(f)
-		}
-		m.Finish()
-		var out []flow
-		err := s.Ask(ctx, m, func(msg nfnl.Message) {
-			if f, ok := parse(msg.Body); ok && pick(&f) {
-				f.tuple, f.zone = slices.Clone(f.tuple), slices.Clone(f.zone)
-				out = append(out, f)
-			}
-		})
-		if err == nil || !filter || ctx.Err() != nil {
-			return out, err
-		}
+// clone returns a copy that does not share the receive buffer.
+func (f *flow) clone() flow {
+	c := *f
+	c.tuple, c.zone, c.id = slices.Clone(f.tuple), slices.Clone(f.zone), slices.Clone(f.id)
+	return c
+}
+
+// list calls each for the UDP flows of a family, which it must not keep. Kernels
+// from 5.8 on leave out other protocols by themselves; others refuse the filter.
+func list(ctx context.Context, s *nfnl.Socket, family byte, each func(*flow)) error {
+	err := dump(ctx, s, family, true, each)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ERANGE) {
+		err = dump(ctx, s, family, false, each)
 	}
-	return nil, nil
+	return err
 }
 
-// remove deletes a flow.
+func dump(ctx context.Context, s *nfnl.Socket, family byte, filter bool, each func(*flow)) error {
+	m := &nfnl.Messages{}
+	m.Begin(unix.NFNL_SUBSYS_CTNETLINK, msgGet, unix.NLM_F_DUMP, family)
+	if filter {
+		t := m.Nest(attrTupleOrig)
+		p := m.Nest(tupleProto)
+		m.Bytes(protoNum, []byte{unix.IPPROTO_UDP})
+		m.End(p)
+		m.End(t)
+		f := m.Nest(attrFilter)
+		m.Bytes(filterOrigFlags, binary.NativeEndian.AppendUint32(nil, filterFlagProtoNo))
+		m.End(f)
+	}
+	m.Finish()
+	return s.Ask(ctx, m, func(msg nfnl.Message) {
+		if f, ok := parse(msg.Body); ok {
+			each(&f)
+		}
+	})
+}
+
+// remove deletes a flow, if it is still the same.
 func remove(ctx context.Context, s *nfnl.Socket, family byte, f flow) error {
 	m := &nfnl.Messages{}
 	m.Begin(unix.NFNL_SUBSYS_CTNETLINK, msgDelete, unix.NLM_F_ACK, family)
 	m.Bytes(attrTupleOrig|unix.NLA_F_NESTED, f.tuple)
 	if f.zone != nil {
 		m.Bytes(attrZone, f.zone)
+	}
+	if f.id != nil {
+		m.Bytes(attrID, f.id)
 	}
 	m.Finish()
 	return s.Ask(ctx, m, func(nfnl.Message) {})
@@ -103,6 +117,8 @@ func parse(body []byte) (flow, bool) {
 			f.answers, _, _ = parseTuple(v)
 		case attrZone:
 			f.zone = v
+		case attrID:
+			f.id = v
 		}
 	}
 	return f, udp && f.destination.IsValid() && f.answers.IsValid()

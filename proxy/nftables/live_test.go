@@ -409,7 +409,7 @@ func TestRun(t *testing.T) {
 	go func() {
 		done <- proxy.Run(ctx, proxy.Options{
 			Updates: store.Watch(), Planner: proxy.NewPlanner(proxy.Config{Node: "node1"}), Engine: w.engine, Flows: w.flows,
-			Log: testLog(t), Applied: func(p *proxy.Plan) { applied <- p.Revision },
+			Log: testLog(t), Applied: func(p *proxy.Plan, _ []proxy.Change) { applied <- p.Revision },
 		})
 	}()
 	<-applied

@@ -174,7 +174,7 @@ func (w *world) update(f func(*model.Txn)) {
 	} else {
 		w.must(w.engine.Apply(context.Background(), changes))
 	}
-	_, err = w.flows.Clean(context.Background(), changes.Services)
+	_, err = w.flows.Reconcile(context.Background(), proxy.Reconciliation{Plan: changes.New, Changes: changes.Services})
 	w.must(err)
 }
 
