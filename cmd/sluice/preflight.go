@@ -15,7 +15,6 @@ import (
 
 	"github.com/sluicenet/sluice/internal/config"
 	"github.com/sluicenet/sluice/internal/envoy"
-	engine "github.com/sluicenet/sluice/proxy/nftables"
 )
 
 // role says which parts a process runs.
@@ -30,7 +29,8 @@ func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 		add("manifests "+c.Manifests, manifests(c.Manifests))
 	}
 	if r.node && c.Proxy.Mode != "none" {
-		add("nftables, for the service proxy", engine.Probe())
+		_, err := chooseEngine(c.Proxy.Mode, probeEngines(c.Proxy))
+		add("proxy.mode "+c.Proxy.Mode, err)
 	}
 	if r.control && c.Envoy != "" {
 		_, err := envoy.Find(c.Envoy)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -13,7 +14,6 @@ import (
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/proxy"
 	"github.com/sluicenet/sluice/proxy/conntrack"
-	"github.com/sluicenet/sluice/proxy/nftables"
 )
 
 var errNotProgrammed = errors.New("the Services are not programmed yet")
@@ -24,10 +24,19 @@ func (p *process) proxy() error {
 	if c.Mode == "none" {
 		return nil
 	}
-	engine, err := nftables.New(nftables.Options{MasqueradeMark: c.MasqueradeMark, Log: p.log})
+	kind, err := chooseEngine(c.Mode, probeEngines(c))
 	if err != nil {
 		return err
 	}
+	plans, err := p.plannerConfig()
+	if err != nil {
+		return err
+	}
+	engine, err := kind.open(c, p.log)
+	if err != nil {
+		return err
+	}
+	p.log.Info("Services are programmed by "+kind.name, "mode", c.Mode)
 	var current atomic.Pointer[proxy.Plan]
 	metrics := proxy.NewMetrics()
 	if err := p.observe.Registry.Register(metrics); err != nil {
@@ -50,14 +59,46 @@ func (p *process) proxy() error {
 		defer watch.Stop()
 		return errors.Join(proxy.Run(p.ctx, proxy.Options{
 			Updates: watch,
-			Planner: proxy.NewPlanner(proxy.Config{
-				Node: p.conf.NodeName, ClusterCIDRs: c.ClusterCIDRs, NodePorts: proxy.NodePortAddresses{CIDRs: c.NodePortAddresses}, MasqueradeAll: c.MasqueradeAll,
-			}),
-			Engine: engine, Flows: conntrack.New(), Status: p.board, Metrics: metrics, Log: p.log,
-			Applied: func(plan *proxy.Plan) { current.Store(plan) },
+			Planner: proxy.NewPlanner(plans),
+			Engine:  engine, Flows: conntrack.New(), Status: p.board, Metrics: metrics, Log: p.log,
+			Applied: func(plan *proxy.Plan, _ []proxy.Change) {
+				if current.Swap(plan) == nil {
+					// The new rules stand; now the old ones may go.
+					p.Go(func() error {
+						cleanOthers(p.ctx, kind.name, engineKinds(), p.log)
+						return nil
+					})
+				}
+			},
 		}), engine.Close())
 	})
 	return nil
+}
+
+// plannerConfig is what the planner must be told.
+func (p *process) plannerConfig() (proxy.Config, error) {
+	c := p.conf.Proxy
+	out := proxy.Config{
+		Node: p.conf.NodeName, ClusterCIDRs: c.ClusterCIDRs, MasqueradeAll: c.MasqueradeAll, ProxyName: c.ProxyName,
+		DetectLocal: proxy.DetectLocal(c.DetectLocal.Mode),
+	}
+	if p.rest == nil {
+		// A cluster's own ranges are in its ServiceCIDRs. Those that are
+		// configured are a default, and packets to whatever else is in them must
+		// not be dropped.
+		out.ServiceCIDRs = c.ServiceCIDRs
+	}
+	switch out.DetectLocal {
+	case proxy.DetectBridgeInterface:
+		out.PodInterfaces = []string{c.DetectLocal.BridgeInterface}
+	case proxy.DetectInterfaceNamePrefix:
+		out.PodInterfaces = []string{c.DetectLocal.InterfaceNamePrefix}
+	}
+	var err error
+	if out.NodePorts, err = proxy.ParseNodePortAddresses(c.NodePortAddresses); err != nil {
+		return out, fmt.Errorf("proxy.%w", err)
+	}
+	return out, nil
 }
 
 // splitPatience is how long Services wait for the weights that routes give

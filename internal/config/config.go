@@ -55,16 +55,6 @@ type Log struct {
 	Format string `json:"format,omitempty" usage:"text or json"`
 }
 
-// Proxy is the service proxy of this node.
-type Proxy struct {
-	Mode              string         `json:"mode,omitempty" usage:"engine: nftables, or none to leave Services to somebody else"`
-	ServiceCIDRs      []netip.Prefix `json:"serviceCIDRs,omitempty" flag:"proxy-service-cidrs" usage:"ranges of ClusterIPs; in a directory of manifests addresses are allocated from them"`
-	ClusterCIDRs      []netip.Prefix `json:"clusterCIDRs,omitempty" flag:"proxy-cluster-cidrs" usage:"ranges of Pod addresses; what comes from elsewhere to a ClusterIP is masqueraded"`
-	NodePortAddresses []netip.Prefix `json:"nodePortAddresses,omitempty" usage:"local addresses that answer NodePorts (default: all)"`
-	MasqueradeMark    uint32         `json:"masqueradeMark,omitempty" usage:"packet mark bit of what is to be masqueraded"`
-	MasqueradeAll     bool           `json:"masqueradeAll,omitempty" usage:"masquerade everything that goes to a Service"`
-}
-
 // DNS is the name server of this node.
 type DNS struct {
 	Listen    []netip.AddrPort `json:"listen,omitempty" usage:"addresses to answer on, UDP and TCP; empty: no DNS"`
@@ -102,11 +92,7 @@ func Default() Configuration {
 		Metrics:    "127.0.0.1:10249",
 		Zone:       "cluster.local",
 		Log:        Log{Level: "info", Format: "text"},
-		Proxy: Proxy{
-			Mode:           "nftables",
-			ServiceCIDRs:   []netip.Prefix{netip.MustParsePrefix("10.96.0.0/12"), netip.MustParsePrefix("fd00:10:96::/112")},
-			MasqueradeMark: 1 << 14,
-		},
+		Proxy:      defaultProxy(),
 		DNS: DNS{
 			Listen: []netip.AddrPort{netip.MustParseAddrPort("169.254.20.10:53")},
 			Resolv: "/etc/resolv.conf",
@@ -136,6 +122,10 @@ func (c *Configuration) parse(b []byte) error {
 	if err != nil {
 		return err
 	}
+	var id metav1.TypeMeta
+	if err := json.UnmarshalCaseSensitivePreserveInts(doc, &id); err == nil && id.Kind == "KubeProxyConfiguration" {
+		return errors.New("kind: a KubeProxyConfiguration is given with --kube-proxy-config, not with --config")
+	}
 	strict, err := json.UnmarshalStrict(doc, c)
 	if err != nil {
 		err = locate(doc, c, err)
@@ -163,7 +153,7 @@ func (c *Configuration) Validate() error {
 		address("xds.address", c.XDS.Address),
 		oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error"),
 		oneOf("log.format", c.Log.Format, "text", "json"),
-		oneOf("proxy.mode", c.Proxy.Mode, "nftables", "none"),
+		c.Proxy.validate(),
 		oneOf("dns.pods", c.DNS.Pods, "disabled", "insecure", "verified"),
 		positive("mesh.certificateLife", c.Mesh.CertificateLife.Duration, time.Minute),
 	)

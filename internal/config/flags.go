@@ -18,6 +18,7 @@ import (
 // before the flags are parsed, or call [Replay] after it.
 func (c *Configuration) Flags(set *pflag.FlagSet) {
 	addFlags(set, reflect.ValueOf(c).Elem(), "")
+	addAliases(set, c)
 }
 
 // Replay writes the flags that the user gave to c once more, so that they win
@@ -33,10 +34,16 @@ func Replay(set *pflag.FlagSet, given map[string]string) error {
 	return nil
 }
 
-// Given returns the flags that the user gave, with their values as text.
+// Given returns the flags that the user gave, with their values as text. One
+// given by another name is returned by its own.
 func Given(set *pflag.FlagSet) map[string]string {
 	given := map[string]string{}
-	set.Visit(func(f *pflag.Flag) { given[f.Name] = f.Value.String() })
+	set.Visit(func(f *pflag.Flag) {
+		if of := f.Annotations[aliasOf]; len(of) > 0 {
+			f = set.Lookup(of[0])
+		}
+		given[f.Name] = f.Value.String()
+	})
 	return given
 }
 
@@ -106,11 +113,12 @@ func noOptDefault(v reflect.Value) string {
 	return ""
 }
 
-// dashed turns nodeName into node-name.
+// dashed turns nodeName into node-name, strictARP into strict-arp and
+// serviceCIDRs into service-cidrs.
 func dashed(name string) string {
 	var b strings.Builder
 	for i, r := range name {
-		if unicode.IsUpper(r) && i > 0 {
+		if unicode.IsUpper(r) && i > 0 && name[i-1] != '-' && !unicode.IsUpper(rune(name[i-1])) {
 			b.WriteByte('-')
 		}
 		b.WriteRune(unicode.ToLower(r))
@@ -132,7 +140,7 @@ func (f *value) Type() string {
 		return "list"
 	case reflect.Bool:
 		return "bool"
-	case reflect.Uint32:
+	case reflect.Uint32, reflect.Int32:
 		return "number"
 	}
 	return "string"
@@ -203,6 +211,12 @@ func parse(v reflect.Value, s string) error {
 			return fmt.Errorf("expected a number, found %q", s)
 		}
 		v.SetUint(n)
+	case reflect.Int32:
+		n, err := strconv.ParseInt(s, 0, 32)
+		if err != nil {
+			return fmt.Errorf("expected a number, found %q", s)
+		}
+		v.SetInt(n)
 	default:
 		return fmt.Errorf("a flag cannot hold a %v", v.Type())
 	}
