@@ -47,6 +47,10 @@ bench: build envoy ## measure: cost of a change by size, manifest edit to effect
 	@hack/needs nft:nftables
 	$(GO) run ./bench
 
+bench-proxy: build ## measure the service proxy; KUBE_PROXY=FILE measures that one beside it
+	@hack/needs nft:nftables iptables:iptables iperf3:iperf3
+	$(GO) run ./bench/proxy -json bench-proxy.json -svg bench-proxy.svg $(if $(KUBE_PROXY),-kube-proxy $(KUBE_PROXY))
+
 envoy: ## put a stock Envoy into the user's cache
 	@hack/envoy >/dev/null
 

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/sluicenet/sluice/bench/internal/machine"
 	"github.com/sluicenet/sluice/internal/lab"
 )
 
@@ -53,11 +54,11 @@ func run(ctx context.Context) error {
 	verbose := flag.Bool("v", false, "show the log of sluice")
 	flag.Parse()
 
-	machine, err := machine()
+	m, err := machine.Describe()
 	if err != nil {
 		return err
 	}
-	r := report{Machine: machine}
+	r := report{Machine: m}
 	fmt.Println(r.Machine)
 	if strings.Contains(*only, "edit") {
 		for size := range strings.SplitSeq(*sizes, ",") {
@@ -85,23 +86,4 @@ func run(ctx context.Context) error {
 		return err
 	}
 	return os.WriteFile(*out, append(b, '\n'), 0o644)
-}
-
-func machine() (string, error) {
-	var u syscall.Utsname
-	if err := syscall.Uname(&u); err != nil {
-		return "", err
-	}
-	var release []byte
-	for _, c := range u.Release {
-		if c == 0 {
-			break
-		}
-		release = append(release, byte(c))
-	}
-	cores, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("Linux %s, %d cores", release, strings.Count(string(cores), "processor\t")), nil
 }
