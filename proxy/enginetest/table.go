@@ -129,16 +129,19 @@ func (d *driver) follow(ctx context.Context) error {
 	}
 	changes := d.planner.Update(up)
 	d.plan = changes.New
+	flows := proxy.Reconciliation{Plan: d.plan, Changes: changes.Services}
 	if d.full {
+		flows.Changes = nil
 		err = d.engine.Sync(ctx, d.plan)
 	} else {
 		err = d.engine.Apply(ctx, changes)
 	}
-	d.full = err != nil
-	if err != nil {
+	if d.full = err != nil; d.full {
 		return err
 	}
-	_, err = d.w.flows.Clean(ctx, changes.Services)
+	if flows.Changes != nil || len(changes.Services) > 0 {
+		_, err = d.w.flows.Reconcile(ctx, flows)
+	}
 	return err
 }
 
