@@ -153,7 +153,7 @@ func (c *Configuration) Validate() error {
 		address("xds.address", c.XDS.Address),
 		oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error"),
 		oneOf("log.format", c.Log.Format, "text", "json"),
-		c.Proxy.validate(),
+		c.Proxy.Validate(),
 		oneOf("dns.pods", c.DNS.Pods, "disabled", "insecure", "verified"),
 		positive("mesh.certificateLife", c.Mesh.CertificateLife.Duration, time.Minute),
 	)

@@ -89,16 +89,28 @@ func (p *Proxy) ForNode() {
 	}
 }
 
-// Modes are the values of proxy.mode.
+// modes are the values of proxy.mode.
 var modes = []string{"auto", "nftables", "iptables", "ipvs", "none"}
 
-func (p *Proxy) validate() error {
+// schedulers are those of IPVS.
+var schedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"}
+
+// ValidScheduler checks the name of a scheduler of IPVS.
+func ValidScheduler(name string) error {
+	if !slices.Contains(schedulers, name) {
+		return fmt.Errorf("expected one of %q, found %q", schedulers, name)
+	}
+	return nil
+}
+
+// Validate checks what a type cannot say; see [Configuration.Validate].
+func (p *Proxy) Validate() error {
 	errs := []error{
 		oneOf("proxy.mode", p.Mode, modes...),
 		address("proxy.healthz", p.Healthz),
 		oneOf("proxy.iptables.variant", p.IPTables.Variant, "auto", "nft", "legacy"),
 		oneOf("proxy.detectLocal.mode", p.DetectLocal.Mode, "", "ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"),
-		oneOf("proxy.ipvs.scheduler", p.IPVS.Scheduler, "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh", "twos"),
+		oneOf("proxy.ipvs.scheduler", p.IPVS.Scheduler, schedulers...),
 		oneBit("proxy.masqueradeMark", p.MasqueradeMark),
 		within("proxy.oomScoreAdj", int64(p.OOMScoreAdj), -1000, 1000),
 		within("proxy.conntrack.maxPerCore", int64(p.Conntrack.MaxPerCore), 0, 1<<31-1),
