@@ -51,6 +51,10 @@ bench-proxy: build ## measure the service proxy; KUBE_PROXY=FILE measures that o
 	@hack/needs nft:nftables iptables:iptables iperf3:iperf3
 	$(GO) run ./bench/proxy -json bench-proxy.json -svg bench-proxy.svg $(if $(KUBE_PROXY),-kube-proxy $(KUBE_PROXY))
 
+bench-dns: build ## measure the DNS server beside Unbound and dnsmasq; COREDNS=FILE measures that one, too
+	@hack/needs dnsperf:dnsperf unbound:unbound dnsmasq:dnsmasq-base taskset:util-linux
+	$(GO) run ./bench/dns -json bench-dns.json $(if $(COREDNS),-coredns $(COREDNS))
+
 envoy: ## put a stock Envoy into the user's cache
 	@hack/envoy >/dev/null
 

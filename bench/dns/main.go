@@ -1,0 +1,94 @@
+// Command dns measures name servers side by side, each pinned to one core in a
+// network namespace of its own: ours, and those others that the machine has
+// (CoreDNS by its path, in the configuration of NodeLocal DNSCache; Unbound and
+// dnsmasq from Debian). Behind each is the same upstream, on the other core with
+// the load, which dnsperf makes.
+//
+//	make bench-dns
+//	go run ./bench/dns -coredns /usr/local/bin/coredns -json dns.json
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/sluicenet/sluice/bench/internal/machine"
+	"github.com/sluicenet/sluice/internal/lab"
+)
+
+func main() {
+	if err := lab.Enter(); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+// options are the command line.
+type options struct {
+	sluice, coredns string
+	length          time.Duration
+	rate            int
+	verbose         bool
+}
+
+// report is what -json writes.
+type report struct {
+	Machine string   `json:"machine"`
+	Results []result `json:"results"`
+}
+
+func run(ctx context.Context) error {
+	var o options
+	flag.StringVar(&o.sluice, "sluice", "bin/sluice", "the binary to measure")
+	flag.StringVar(&o.coredns, "coredns", "", "a CoreDNS to measure beside it")
+	only := flag.String("only", "sluice,coredns,unbound,dnsmasq", "which servers, of those that are there")
+	flag.DurationVar(&o.length, "length", 5*time.Second, "length of each measurement")
+	flag.IntVar(&o.rate, "rate", 10000, "queries a second for the latency")
+	repeat := flag.Int("repeat", 1, "how often to measure each server, in turn")
+	flag.BoolVar(&o.verbose, "v", false, "show the logs of the servers")
+	out := flag.String("json", "", "file for the figures")
+	flag.Parse()
+	var err error
+	if o.sluice, err = filepath.Abs(o.sluice); err != nil {
+		return err
+	}
+	m, err := machine.Describe()
+	if err != nil {
+		return err
+	}
+	r := report{Machine: m}
+	fmt.Println(m)
+	fmt.Printf("%-9s %-9s %10s %10s %10s %10s %8s\n", "server", "queries", "qps", "CPU µs", "p50 µs", "p99 µs", "lost")
+	for range *repeat {
+		for _, s := range subjectsOf(o, strings.Split(*only, ",")) {
+			results, err := measure(ctx, o, s)
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+			r.Results = append(r.Results, results...)
+		}
+	}
+	if *out == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(*out, append(b, '\n'), 0o644)
+}
