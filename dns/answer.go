@@ -16,7 +16,11 @@ const maxChain = 10
 type worker struct {
 	*counters
 	query wire.Query
-	key   [wire.MaxName + 3]byte
+	key   [cache.MaxKey]byte
+
+	// For CoreDNS' metrics: how and when the query came.
+	stream, six bool
+	since       time.Time
 }
 
 // miss is a name that has to be asked of another server before a query can be
@@ -35,11 +39,15 @@ func (s *Server) answer(w *worker, msg, out []byte, stream bool, resolved *cache
 	if verdict == wire.Drop {
 		return nil, miss{}
 	}
+	w.stream = stream
 	if resolved == nil {
 		w.request(q.Type, stream)
+		if w.coredns != nil {
+			w.since = time.Now()
+		}
 	}
 	var flags uint16
-	if s.recursive {
+	if s.forward.Forwards() {
 		flags = wire.FlagRA
 	}
 	if verdict != wire.Answer {
@@ -61,7 +69,8 @@ func (s *Server) answer(w *worker, msg, out []byte, stream bool, resolved *cache
 // answerOther answers a name that is not the cluster's.
 func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cache.Item) ([]byte, miss) {
 	q := &w.query
-	if !s.forward.Handles(q.Name) {
+	to := s.forward.Zone(q.Name)
+	if to < 0 {
 		w.response(wire.RcodeRefused, sourceNone)
 		return q.Refuse(out, flags, wire.RcodeRefused), miss{}
 	}
@@ -70,7 +79,7 @@ func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cach
 	if resolved == nil {
 		source = sourceCache
 		var m miss
-		if resolved, m = s.cached(w, q.Name, now); resolved == nil {
+		if resolved, m = s.cached(w, q.Name, to, now); resolved == nil {
 			return nil, m
 		}
 	}
@@ -82,23 +91,32 @@ func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cach
 }
 
 // cached returns what the cache has for a name and the query's type, or what is
-// missing.
-func (s *Server) cached(w *worker, name []byte, now time.Time) (*cache.Item, miss) {
+// missing. to is the number of the zone whose servers know the name.
+func (s *Server) cached(w *worker, name []byte, to int, now time.Time) (*cache.Item, miss) {
+	if !s.KeepSubnet {
+		w.query.Subnet = nil
+	}
+	counts := w.zone(to)
 	it := s.cache.Get(cache.AppendKey(w.key[:0], name, &w.query), now)
 	if it == nil {
-		w.cacheMisses.Add(1)
+		counts.misses.Add(1)
 		return nil, miss{name: name}
 	}
 	switch {
 	case it.Left(now) > 0 && it.Negative:
-		w.cacheHits[hitDenial].Add(1)
+		counts.hits[hitDenial].Add(1)
 	case it.Left(now) > 0:
-		w.cacheHits[hitSuccess].Add(1)
+		counts.hits[hitSuccess].Add(1)
 	case it.Rested(now):
-		w.cacheHits[hitStale].Add(1)
+		counts.hits[hitStale].Add(1)
+		return it, miss{}
 	default:
-		w.cacheMisses.Add(1)
+		counts.misses.Add(1)
 		return nil, miss{name: name, stale: it}
+	}
+	if s.cache.Due(it, now) {
+		counts.prefetches.Add(1)
+		s.resolver.refresh(&w.query, name)
 	}
 	return it, miss{}
 }
@@ -119,13 +137,14 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 		owner, nameLen = at, len(target)
 		a = z.Lookup(target, q.Type)
 		if a.Status == zone.Elsewhere {
-			if !s.forward.Handles(target) {
+			to := s.forward.Zone(target)
+			if to < 0 {
 				break
 			}
 			now := time.Now()
 			if resolved == nil {
 				var m miss
-				if resolved, m = s.cached(w, target, now); resolved == nil {
+				if resolved, m = s.cached(w, target, to, now); resolved == nil {
 					return nil, m
 				}
 			}

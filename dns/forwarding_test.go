@@ -30,7 +30,7 @@ func TestMissesAreCoalesced(t *testing.T) {
 		}
 		return dnstest.Reply(q, dns.RcodeSuccess, "cold.example.com. 0 IN A 192.0.2.7")
 	})
-	s := start(t, func(o *sluicedns.Options) { o.Upstreams = []netip.AddrPort{upstream.Addr} })
+	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...) })
 	const count = 100
 	var wg sync.WaitGroup
 	for i := range count {
@@ -97,7 +97,7 @@ func TestDNSSECIsKeptApart(t *testing.T) {
 		r.AuthenticatedData = true
 		return r
 	})
-	s := start(t, func(o *sluicedns.Options) { o.Upstreams = []netip.AddrPort{upstream.Addr} })
+	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...) })
 	for range 2 {
 		for _, do := range []bool{true, false} {
 			r := ask(t, s.Addrs()[0], "udp", "signed.example.com.", "A", func(m *dns.Msg) { m.IsEdns0().SetDo(do) })
@@ -124,8 +124,8 @@ func TestStubDomain(t *testing.T) {
 	}
 	def, corp := dnstest.NewUpstream(t, answer("192.0.2.1")), dnstest.NewUpstream(t, answer("192.0.2.2"))
 	s := start(t, func(o *sluicedns.Options) {
-		o.Upstreams = []netip.AddrPort{def.Addr}
-		o.Stubs = map[string][]netip.AddrPort{"Corp.example": {corp.Addr}}
+		o.Forward.Zones = forward.Root(forward.Plain(def.Addr)...)
+		o.Forward.Zones = append(o.Forward.Zones, forward.Zone{Name: "Corp.example", Servers: forward.Plain(corp.Addr)})
 	})
 	for name, want := range map[string]string{"a.corp.example.": "192.0.2.2", "corp.EXAMPLE.": "192.0.2.2", "acorp.example.": "192.0.2.1"} {
 		if r := ask(t, s.Addrs()[0], "udp", name, "A"); len(r.Answer) != 1 || r.Answer[0].(*dns.A).A.String() != want {
@@ -139,7 +139,7 @@ func TestStubDomain(t *testing.T) {
 func TestLoop(t *testing.T) {
 	if _, err := sluicedns.New(sluicedns.Options{
 		Store: model.NewStore(), Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:15353")},
-		Upstreams: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:15353")},
+		Forward: forward.Options{Zones: forward.Root(forward.Plain(netip.MustParseAddrPort("127.0.0.1:15353"))...)},
 	}); !isLoop(err) || !strings.Contains(err.Error(), "127.0.0.1:15353") {
 		t.Errorf("upstream is the server itself: %v", err)
 	}
@@ -157,7 +157,7 @@ func TestLoop(t *testing.T) {
 		return r
 	})
 	mu.Lock()
-	s := start(t, func(o *sluicedns.Options) { o.Upstreams = []netip.AddrPort{upstream.Addr} })
+	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...) })
 	back = s.Addrs()[0]
 	mu.Unlock()
 	waitFor(t, "the loop to be found", func() bool { return metric(t, s, "sluice_dns_forward_healthy") == 0 })
@@ -177,7 +177,7 @@ func isLoop(err error) bool {
 // TestExplain says where answers come from.
 func TestExplain(t *testing.T) {
 	upstream := examples(t)
-	s := start(t, func(o *sluicedns.Options) { o.Upstreams = []netip.AddrPort{upstream.Addr} })
+	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...) })
 	for _, c := range []struct{ name, typ, source, object, rcode string }{
 		{"svc1.testns.svc.cluster.local", "a", "zone", "Service testns/svc1", "NOERROR"},
 		{"SVC1.testns.svc.cluster.local", "AAAA", "zone", "Service testns/svc1", "NOERROR"},
@@ -209,7 +209,7 @@ func TestExplain(t *testing.T) {
 
 // TestMetrics lints the names and counts some queries.
 func TestMetrics(t *testing.T) {
-	s := start(t, func(o *sluicedns.Options) { o.Upstreams = []netip.AddrPort{examples(t).Addr} })
+	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(examples(t).Addr)...) })
 	if problems, err := testutil.CollectAndLint(s); err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", problems, err)
 	}
@@ -258,7 +258,7 @@ func TestDrain(t *testing.T) {
 		})
 		s, err := sluicedns.New(sluicedns.Options{
 			Store: dnstest.Cluster(), Listen: []netip.AddrPort{loopback},
-			Upstreams: []netip.AddrPort{upstream.Addr}, Log: slog.New(slog.DiscardHandler),
+			Forward: forward.Options{Zones: forward.Root(forward.Plain(upstream.Addr)...)}, Log: slog.New(slog.DiscardHandler),
 		})
 		if err != nil {
 			t.Fatal(err)

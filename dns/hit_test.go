@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/forward"
 	"github.com/sluicenet/sluice/dns/internal/dnstest"
 	"github.com/sluicenet/sluice/dns/wire"
 )
@@ -21,7 +22,7 @@ func newServer(t testing.TB) *Server {
 	store := dnstest.Cluster()
 	s, err := New(Options{
 		Store: store, Listen: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")},
-		Upstreams: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}, Log: slog.New(slog.DiscardHandler),
+		Forward: forward.Options{Zones: forward.Root(forward.Plain(netip.MustParseAddrPort("192.0.2.53:53"))...)}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)

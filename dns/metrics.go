@@ -2,12 +2,13 @@ package dns
 
 import (
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicenet/sluice/dns/forward"
 	"github.com/sluicenet/sluice/dns/wire"
 )
 
@@ -58,22 +59,45 @@ var hits = [hitCount]string{"success", "denial", "stale"}
 // counters are what one loop counts. Each has its own, so that no two cores
 // write to the same memory.
 type counters struct {
-	requests    [2][len(types)]atomic.Uint64 // UDP, TCP
-	responses   [sourceCount][len(rcodes)]atomic.Uint64
-	cacheHits   [hitCount]atomic.Uint64
-	cacheMisses atomic.Uint64
+	requests  [2][len(types)]atomic.Uint64 // UDP, TCP
+	responses [sourceCount][len(rcodes)]atomic.Uint64
+	zones     [maxZones]zoneCounters
+
+	coredns      *corednsCounters  // nil unless they are wanted
+	corednsTimes *[2]forward.Times // likewise; of all loops
 }
 
+// maxZones is how many zones are counted by themselves; further ones are counted
+// with the last.
+const maxZones = 32
+
+// zoneCounters are what is counted of the names of one zone that is forwarded.
+type zoneCounters struct {
+	hits       [hitCount]atomic.Uint64
+	misses     atomic.Uint64
+	prefetches atomic.Uint64
+}
+
+func (c *counters) zone(i int) *zoneCounters { return &c.zones[min(i, maxZones-1)] }
+
 func (c *counters) request(typ uint16, stream bool) {
-	proto := 0
-	if stream {
-		proto = 1
-	}
+	c.requests[index(stream)][typeIndex(typ)].Add(1)
+}
+
+// typeIndex returns a type's place in types.
+func typeIndex(typ uint16) int {
 	i := 0
 	for i < len(types)-1 && types[i].number != typ {
 		i++
 	}
-	c.requests[proto][i].Add(1)
+	return i
+}
+
+func (w *worker) response(rcode uint16, source int) {
+	w.counters.response(rcode, source)
+	if w.coredns != nil {
+		w.countCoreDNS(source)
+	}
 }
 
 func (c *counters) response(rcode uint16, source int) {
@@ -85,14 +109,6 @@ type resolverCounts struct {
 	coalesced atomic.Uint64
 	shed      atomic.Uint64
 	failed    atomic.Uint64
-	durations prometheus.Histogram
-}
-
-func (r *resolverCounts) observe(d time.Duration, err error) {
-	r.durations.Observe(d.Seconds())
-	if err != nil {
-		r.failed.Add(1)
-	}
 }
 
 // metrics is what a server counts.
@@ -103,18 +119,16 @@ type metrics struct {
 	connections atomic.Int64
 	refused     atomic.Uint64
 	resolver    resolverCounts
-}
 
-func newMetrics() *metrics {
-	return &metrics{resolver: resolverCounts{durations: prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name:    "sluice_dns_forward_request_duration_seconds",
-		Help:    "Time that other name servers took to answer a query.",
-		Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
-	})}}
+	coredns      bool // count what only CoreDNS' metrics need
+	corednsTimes [2]forward.Times
 }
 
 func (m *metrics) newCounters() *counters {
-	c := &counters{}
+	c := &counters{coredns: &corednsCounters{}, corednsTimes: &m.corednsTimes}
+	if !m.coredns {
+		c.coredns = nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.all = append(m.all, c)
@@ -139,14 +153,19 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 var (
 	descRequests    = desc("requests_total", "Queries received.", "proto", "type")
 	descResponses   = desc("responses_total", "Answers given, by code and where they came from.", "rcode", "source")
-	descHits        = desc("cache_hits_total", "Queries for other names that the cache answered.", "type")
-	descMisses      = desc("cache_misses_total", "Queries for other names that the cache could not answer.")
+	descHits        = desc("cache_hits_total", "Queries for other names that the cache answered, by the zone that is forwarded.", "zone", "type")
+	descMisses      = desc("cache_misses_total", "Queries for other names that the cache could not answer.", "zone")
+	descPrefetches  = desc("cache_prefetches_total", "Answers that are used often and were asked for again before they expired.", "zone")
+	descLimit       = desc("cache_limit_bytes", "Memory that the answers in the cache may take.")
 	descEntries     = desc("cache_entries", "Answers in the cache.")
 	descBytes       = desc("cache_bytes", "Memory of the answers in the cache.")
 	descEvictions   = desc("cache_evictions_total", "Answers that made room for others.")
 	descForward     = desc("forward_requests_total", "Queries sent to another name server.", "to")
 	descFailures    = desc("forward_failures_total", "Queries that a name server did not answer.", "to")
-	descHealthy     = desc("forward_healthy", "Whether a name server is asked before those that failed.", "to")
+	descHealthy     = desc("forward_healthy", "Whether a name server is asked, since it answered lately.", "to")
+	descDurations   = desc("forward_request_duration_seconds", "Time that another name server took to answer a query.", "to")
+	descStreams     = desc("forward_connections", "Connections to another name server.", "to")
+	descBusy        = desc("forward_busy_total", "Queries not sent to another name server because too many were under way.")
 	descUnanswered  = desc("forward_unanswered_total", "Queries that no name server answered.")
 	descCoalesced   = desc("forward_coalesced_total", "Queries that waited for the answer to an equal one.")
 	descShed        = desc("forward_shed_total", "Queries given up because too many waited for other name servers.")
@@ -161,12 +180,15 @@ var (
 func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descRequests, descResponses, descHits, descMisses, descEntries, descBytes, descEvictions,
+		descPrefetches, descLimit, descDurations, descStreams, descBusy,
 		descForward, descFailures, descHealthy, descUnanswered, descCoalesced, descShed,
 		descConnections, descRefused, descRevision, descNames, descReady,
 	} {
 		ch <- d
 	}
-	s.metrics.resolver.durations.Describe(ch)
+	if s.CoreDNSMetrics {
+		describeCoreDNS(ch)
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -190,11 +212,15 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
-	for i, hit := range hits {
-		counter(descHits, m.sum(func(c *counters) *atomic.Uint64 { return &c.cacheHits[i] }), hit)
+	for z, zone := range s.zoneNames() {
+		for i, hit := range hits {
+			counter(descHits, m.sum(func(c *counters) *atomic.Uint64 { return &c.zone(z).hits[i] }), zone, hit)
+		}
+		counter(descMisses, m.sum(func(c *counters) *atomic.Uint64 { return &c.zone(z).misses }), zone)
+		counter(descPrefetches, m.sum(func(c *counters) *atomic.Uint64 { return &c.zone(z).prefetches }), zone)
 	}
-	counter(descMisses, m.sum(func(c *counters) *atomic.Uint64 { return &c.cacheMisses }))
 	stats := s.cache.Stats()
+	gauge(descLimit, float64(s.cache.Bytes))
 	gauge(descEntries, float64(stats.Items))
 	gauge(descBytes, float64(stats.Bytes))
 	counter(descEvictions, float64(stats.Evictions))
@@ -203,7 +229,11 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 		counter(descForward, float64(u.Requests), to)
 		counter(descFailures, float64(u.Failures), to)
 		gauge(descHealthy, truth(u.Healthy && !u.Looped), to)
+		gauge(descStreams, float64(u.Connections), to)
+		buckets, count, sum := u.Times.Read()
+		ch <- prometheus.MustNewConstHistogram(descDurations, count, sum, buckets, to)
 	}
+	counter(descBusy, float64(s.forward.Busy()))
 	counter(descUnanswered, float64(m.resolver.failed.Load()))
 	counter(descCoalesced, float64(m.resolver.coalesced.Load()))
 	counter(descShed, float64(m.resolver.shed.Load()))
@@ -213,7 +243,23 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	gauge(descRevision, float64(z.Revision()))
 	gauge(descNames, float64(z.Len()))
 	gauge(descReady, truth(z.Ready()))
-	m.resolver.durations.Collect(ch)
+	if s.CoreDNSMetrics {
+		s.collectCoreDNS(ch)
+	}
+}
+
+// zoneNames returns the labels of the zones that are counted.
+func (s *Server) zoneNames() []string {
+	var names []string
+	for _, z := range s.forward.Zones {
+		name := strings.TrimSuffix(z.Name, ".") + "."
+		if len(names) == maxZones {
+			names[maxZones-1] = "other"
+			break
+		}
+		names = append(names, name)
+	}
+	return names
 }
 
 func truth(b bool) float64 {

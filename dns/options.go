@@ -41,9 +41,18 @@ type Options struct {
 	Pods             zone.PodMode
 	EndpointPodNames bool // see [zone.Options]
 
-	Upstreams []netip.AddrPort            // for all other names, in order; see [forward.FromResolvConf]
-	Stubs     map[string][]netip.AddrPort // for the names of some zones
-	Cache     cache.Options
+	// Forward says whom to ask for all other names. Self and Log need not be set.
+	Forward forward.Options
+	// ResolvConf is a file to take the servers of the root zone from, where
+	// Forward has none for it. It is read again when it changes.
+	ResolvConf string
+	Cache      cache.Options
+	// KeepSubnet passes the Client Subnet option of clients on to upstreams, and
+	// keeps answers for each subnet apart (RFC 7871). Otherwise upstreams are told
+	// nothing of clients.
+	KeepSubnet bool
+	// CoreDNSMetrics adds metrics under CoreDNS' names, for its dashboards.
+	CoreDNSMetrics bool
 
 	Status *status.Board // where what is wrong with a Service is said; nil: only logged
 	Log    *slog.Logger  // by default slog.Default
@@ -107,6 +116,28 @@ func (o *Options) zoneOptions() zone.Options {
 	}
 }
 
+// forwardOptions returns what the forwarder works with, given the addresses that
+// are listened on.
 func (o *Options) forwardOptions(listen []netip.AddrPort) forward.Options {
-	return forward.Options{Upstreams: o.Upstreams, Stubs: o.Stubs, Listen: listen}
+	f := o.Forward
+	f.Log = o.Log
+	f.Self = slices.Concat(f.Self, listen)
+	for _, a := range o.Addresses {
+		f.Self = append(f.Self, netip.AddrPortFrom(a, 53))
+	}
+	if o.followsResolvConf() {
+		// It keeps its place and its policy; its servers come later.
+		i := slices.IndexFunc(f.Zones, isRoot)
+		if i < 0 {
+			f.Zones = append(slices.Clone(f.Zones), forward.Zone{Name: "."})
+		}
+	}
+	return f
 }
+
+// followsResolvConf reports whether the root's servers are those of a resolv.conf.
+func (o *Options) followsResolvConf() bool {
+	return o.ResolvConf != "" && !slices.ContainsFunc(o.Forward.Zones, func(z forward.Zone) bool { return isRoot(z) && len(z.Servers) > 0 })
+}
+
+func isRoot(z forward.Zone) bool { return z.Name == "." || z.Name == "" }

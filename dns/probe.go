@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/hex"
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,23 +74,36 @@ func (p *probes) seen(name []byte) bool {
 // until they time out.
 func (s *Server) probeLoops(ctx context.Context) error {
 	var g errgroup.Group
-	for _, u := range s.forward.Stats() {
-		g.Go(func() error {
-			for s.probe(ctx, u.Server) {
-				select {
-				case <-time.After(probeAgain):
-				case <-ctx.Done():
-					return nil
-				}
+	known := map[forward.Server]bool{}
+	for {
+		now := map[forward.Server]bool{}
+		for _, u := range s.forward.Stats() {
+			now[u.Server] = true
+			if known[u.Server] {
+				continue
 			}
-			return nil
-		})
+			g.Go(func() error {
+				for s.probe(ctx, u.Server) {
+					select {
+					case <-time.After(probeAgain):
+					case <-ctx.Done():
+						return nil
+					}
+				}
+				return nil
+			})
+		}
+		known = now
+		select {
+		case <-s.forward.Changed():
+		case <-ctx.Done():
+			return g.Wait()
+		}
 	}
-	return g.Wait()
 }
 
 // probe reports whether the server asks us.
-func (s *Server) probe(ctx context.Context, server netip.AddrPort) bool {
+func (s *Server) probe(ctx context.Context, server forward.Server) bool {
 	name, back := s.probes.begin()
 	defer s.probes.end(name)
 	was := s.looped(server)
@@ -107,15 +119,15 @@ func (s *Server) probe(ctx context.Context, server netip.AddrPort) bool {
 	}
 	s.forward.Looped(server, loops)
 	if loops {
-		err := &forward.LoopError{Upstream: server, Why: "forwards to this server"}
+		err := &forward.LoopError{Upstream: server.Addr, Why: "forwards to this server"}
 		s.Log.Error("dns: upstream not used", "err", err)
 	} else {
-		s.Log.Info("dns: upstream used again", "upstream", server)
+		s.Log.Info("dns: upstream used again", "upstream", server.String())
 	}
 	return loops
 }
 
-func (s *Server) looped(server netip.AddrPort) bool {
+func (s *Server) looped(server forward.Server) bool {
 	for _, u := range s.forward.Stats() {
 		if u.Server == server {
 			return u.Looped

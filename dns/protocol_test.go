@@ -16,13 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	sluicedns "github.com/sluicenet/sluice/dns"
+	"github.com/sluicenet/sluice/dns/forward"
 	"github.com/sluicenet/sluice/dns/internal/dnstest"
 	"github.com/sluicenet/sluice/model"
 )
 
 // TestQuestionKeepsItsCase covers C15, for the cluster's names and for others.
 func TestQuestionKeepsItsCase(t *testing.T) {
-	s := start(t, func(o *sluicedns.Options) { o.Upstreams = []netip.AddrPort{examples(t).Addr} })
+	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(examples(t).Addr)...) })
 	for _, name := range []string{"KUBERNETES.default.SVC.Cluster.Local.", "Web.EXAMPLE.com.", "wEb.example.com."} {
 		r := ask(t, s.Addrs()[0], "udp", name, "A")
 		if r.Question[0].Name != name || len(r.Answer) != 1 || r.Answer[0].Header().Name != name {
@@ -133,7 +134,7 @@ func TestTruncation(t *testing.T) {
 		}
 		return r
 	})
-	s := start(t, func(o *sluicedns.Options) { o.Upstreams = []netip.AddrPort{upstream.Addr} })
+	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...) })
 	for name, all := range map[string]int{"crowd.testns.svc.cluster.local.": 100, "long.example.com.": 60} {
 		for _, c := range []struct {
 			size    uint16 // 0: no EDNS
@@ -178,7 +179,7 @@ func TestPipelining(t *testing.T) {
 		}
 		return dnstest.Reply(q, dns.RcodeSuccess, q.Question[0].Name+" 60 IN A 192.0.2.9")
 	})
-	s := start(t, func(o *sluicedns.Options) { o.Upstreams = []netip.AddrPort{upstream.Addr} })
+	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...) })
 	conn, err := dns.DialTimeout("tcp", s.Addrs()[0].String(), 10*time.Second)
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +249,7 @@ func TestSourceAddress(t *testing.T) {
 	upstream := examples(t)
 	s := start(t, func(o *sluicedns.Options) {
 		o.Listen = []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:0"), netip.MustParseAddrPort("[::]:0")}
-		o.Upstreams = []netip.AddrPort{upstream.Addr}
+		o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...)
 	})
 	port4, port6 := s.Addrs()[0].Port(), s.Addrs()[1].Port()
 	servers := []string{fmt.Sprintf("127.0.0.1:%d", port4), fmt.Sprintf("127.3.2.1:%d", port4)}

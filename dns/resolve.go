@@ -17,8 +17,6 @@ const (
 	staleWait = 1800 * time.Millisecond
 	// staleRest is how long an expired answer is good enough after that.
 	staleRest = 30 * time.Second
-	// failureLife is how long a failure is kept.
-	failureLife = time.Second
 
 	maxQueued  = 4096  // flights that wait for their turn
 	maxWaiters = 16384 // queries that wait for a flight
@@ -44,6 +42,8 @@ type resolver struct {
 // asker asks other servers; it is a [forward.Forwarder].
 type asker interface {
 	Ask(context.Context, forward.Question) (*wire.Response, netip.AddrPort, error)
+	// Dead reports whether no server that knows the name answered lately.
+	Dead(name []byte) bool
 }
 
 // flight is one question to other servers, and who waits for its answer.
@@ -65,7 +65,7 @@ func newResolver(c *cache.Cache, servers asker, limit int, counts *resolverCount
 // another goroutine or, if there are too many queries, at once. It keeps nothing
 // of q and m but the stale item.
 func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done waiter) {
-	var buf [wire.MaxName + 3]byte
+	var buf [cache.MaxKey]byte
 	key := cache.AppendKey(buf[:0], m.name, q)
 	r.mu.Lock()
 	if r.waiters >= maxWaiters {
@@ -81,10 +81,8 @@ func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done wait
 		r.counts.coalesced.Add(1)
 		return
 	}
-	f := &flight{
-		key: string(key), stale: m.stale, waiters: []waiter{done},
-		question: forward.Question{Name: key[:len(m.name)], Type: q.Type, DO: q.DO, CD: q.Flags&wire.FlagCD != 0},
-	}
+	f := newFlight(key, m.name, q)
+	f.stale, f.waiters = m.stale, []waiter{done}
 	r.flights[f.key] = f
 	var shed *flight
 	if r.running < r.limit {
@@ -101,6 +99,34 @@ func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done wait
 		r.counts.shed.Add(1)
 		r.finish(shed, &cache.Item{Response: wire.Failure(shed.question.Name, shed.question.Type, wire.RcodeServFail)})
 	}
+}
+
+// newFlight returns one for the answer to q of a name. It keeps the key and nothing
+// else.
+func newFlight(key, name []byte, q *wire.Query) *flight {
+	f := &flight{key: string(key)}
+	kept := []byte(f.key)
+	f.question = forward.Question{Name: kept[:len(name):len(name)], Type: q.Type, DO: q.DO, CD: q.Flags&wire.FlagCD != 0}
+	if q.Subnet != nil {
+		f.question.Subnet = kept[len(name)+3:]
+	}
+	return f
+}
+
+// refresh asks for an answer that is still fresh and that nobody waits for. If
+// there is no room for it, it is asked for when somebody does.
+func (r *resolver) refresh(q *wire.Query, name []byte) {
+	var buf [cache.MaxKey]byte
+	key := cache.AppendKey(buf[:0], name, q)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.flights[string(key)] != nil || r.running >= r.limit {
+		return
+	}
+	f := newFlight(key, name, q)
+	r.flights[f.key] = f
+	r.running++
+	go r.run(context.Background(), f) // the servers' own time limits it
 }
 
 // run flies f, and then what has been waiting for its turn.
@@ -122,16 +148,21 @@ func (r *resolver) run(ctx context.Context, f *flight) {
 
 func (r *resolver) fly(ctx context.Context, f *flight) {
 	if f.stale != nil {
-		timer := time.AfterFunc(staleWait, func() {
+		giveStale := func() {
 			f.stale.RefreshFailed(time.Now().Add(staleRest))
 			r.deliver(f, f.stale)
-		})
-		defer timer.Stop()
+		}
+		if r.servers.Dead(f.question.Name) {
+			giveStale()
+		} else {
+			defer time.AfterFunc(staleWait, giveStale).Stop()
+		}
 	}
-	start := time.Now()
 	resp, from, err := r.servers.Ask(ctx, f.question)
 	now := time.Now()
-	r.counts.observe(now.Sub(start), err)
+	if err != nil {
+		r.counts.failed.Add(1)
+	}
 	failed := err != nil || resp.Rcode != wire.RcodeSuccess && resp.Rcode != wire.RcodeNXDomain
 	if !failed {
 		r.finish(f, r.cache.Put([]byte(f.key), resp, from, now))
@@ -147,7 +178,7 @@ func (r *resolver) fly(ctx context.Context, f *flight) {
 		rcode = resp.Rcode
 	}
 	failure := wire.Failure(f.question.Name, f.question.Type, rcode)
-	r.finish(f, r.cache.PutFailure([]byte(f.key), failure, now, failureLife))
+	r.finish(f, r.cache.PutFailure([]byte(f.key), failure, now))
 }
 
 // deliver answers all that wait for f now.

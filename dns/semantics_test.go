@@ -9,6 +9,7 @@ import (
 	"github.com/miekg/dns"
 
 	sluicedns "github.com/sluicenet/sluice/dns"
+	"github.com/sluicenet/sluice/dns/forward"
 	"github.com/sluicenet/sluice/dns/internal/dnstest"
 	"github.com/sluicenet/sluice/dns/zone"
 )
@@ -168,7 +169,7 @@ func examples(t testing.TB) *dnstest.Upstream {
 // TCP.
 func TestSemantics(t *testing.T) {
 	s := start(t, func(o *sluicedns.Options) {
-		o.Upstreams = []netip.AddrPort{examples(t).Addr}
+		o.Forward.Zones = forward.Root(forward.Plain(examples(t).Addr)...)
 		o.Addresses = []netip.Addr{dnstest.DNSAddress}
 	})
 	for _, c := range semantics {

@@ -23,15 +23,18 @@ import (
 // Server is a node's name server. It is a prometheus.Collector.
 type Server struct {
 	Options
-	sockets   []*sockets
-	planner   *zone.Planner
-	zone      atomic.Pointer[zone.Zone]
-	cache     *cache.Cache
-	forward   *forward.Forwarder
-	resolver  *resolver
-	metrics   *metrics
-	probes    probes
-	recursive bool // there are other servers to ask
+	sockets  []*sockets
+	planner  *zone.Planner
+	zone     atomic.Pointer[zone.Zone]
+	cache    *cache.Cache
+	forward  *forward.Forwarder
+	resolver *resolver
+	metrics  *metrics
+	probes   probes
+
+	// What was read last; touched by New and then by one goroutine of Run.
+	resolvServers []forward.Server
+	resolvError   string
 
 	workers sync.Pool // of *worker, for what no loop does
 	rooms   sync.Pool // of *[]byte, for answers over TCP
@@ -46,7 +49,7 @@ func New(o Options) (*Server, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	s := &Server{Options: o, cache: cache.New(o.Cache), metrics: newMetrics(), changed: make(chan struct{})}
+	s := &Server{Options: o, cache: cache.New(o.Cache), metrics: &metrics{coredns: o.CoreDNSMetrics}, changed: make(chan struct{})}
 	for _, addr := range o.Listen {
 		sock, err := listen(addr, o.Sockets)
 		if err != nil {
@@ -64,7 +67,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.zone.Store(s.planner.Zone())
-	s.recursive = len(o.Upstreams)+len(o.Stubs) > 0
+	s.readResolvConf()
 	s.resolver = newResolver(s.cache, s.forward, o.MaxUpstream, &s.metrics.resolver)
 	late := s.metrics.newCounters()
 	s.workers.New = func() any { return &worker{counters: late} }
@@ -110,7 +113,8 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	g.Go(func() error { return s.follow(serving) })
 	g.Go(func() error { return s.probeLoops(serving) })
-	s.Log.Info("dns: serving", "addresses", s.Addrs(), "upstreams", s.Upstreams)
+	g.Go(func() error { return s.followResolvConf(serving) })
+	s.Log.Info("dns: serving", "addresses", s.Addrs(), "upstreams", s.upstreams())
 	err := g.Wait()
 
 	time.AfterFunc(s.Drain, cancel)

@@ -104,6 +104,7 @@ func readMessage(r io.Reader, buf []byte) ([]byte, error) {
 func (s *Server) answerStream(work context.Context, c *stream, msg []byte) error {
 	w := s.workers.Get().(*worker)
 	defer s.workers.Put(w)
+	w.six = isIPv6(c.conn.LocalAddr())
 	room := s.rooms.Get().(*[]byte)
 	reply, m := s.answer(w, msg, *room, true, nil)
 	var err error
@@ -115,6 +116,7 @@ func (s *Server) answerStream(work context.Context, c *stream, msg []byte) error
 		return err
 	}
 	msg = append([]byte(nil), msg...)
+	since, six := w.since, w.six
 	c.slots <- struct{}{}
 	c.pending.Add(1)
 	late := func(it *cache.Item) {
@@ -124,6 +126,7 @@ func (s *Server) answerStream(work context.Context, c *stream, msg []byte) error
 		}()
 		w := s.workers.Get().(*worker)
 		defer s.workers.Put(w)
+		w.since, w.six = since, six
 		room := s.rooms.Get().(*[]byte)
 		defer s.rooms.Put(room)
 		if reply, _ := s.answer(w, msg, *room, true, it); len(reply) > 0 && c.write(reply) == nil {

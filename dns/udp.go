@@ -21,7 +21,7 @@ func (s *Server) serveUDP(ctx, work context.Context, conn *net.UDPConn, wildcard
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	w := &worker{counters: s.metrics.newCounters()}
+	w := &worker{counters: s.metrics.newCounters(), six: isIPv6(conn.LocalAddr())}
 	for {
 		n, err := b.receive(false)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -68,10 +68,11 @@ func (s *Server) answerBatch(work context.Context, w *worker, b *batch, n int) e
 
 // resolveUDP answers the i-th message when what it lacks is known.
 func (s *Server) resolveUDP(work context.Context, w *worker, b *batch, i int, m miss) {
-	msg, to, conn := slices.Clone(b.message(i)), b.origin(i), b.conn
+	msg, to, conn, since, six := slices.Clone(b.message(i)), b.origin(i), b.conn, w.since, w.six
 	s.resolver.resolve(work, &w.query, m, func(it *cache.Item) {
 		late := s.workers.Get().(*worker)
 		defer s.workers.Put(late)
+		late.since, late.six = since, six
 		if reply, _ := s.answer(late, msg, make([]byte, 0, wire.MaxUDP), false, it); len(reply) > 0 {
 			// A client that is gone is no concern of ours.
 			_ = sendTo(conn, reply, &to)

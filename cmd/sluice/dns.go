@@ -21,19 +21,13 @@ func (p *process) dns() error {
 	if err != nil {
 		return err
 	}
-	upstreams, stubs, err := forward.ParseUpstreams(c.Upstreams)
+	upstreams, err := forward.ParseZones(c.Upstreams, nil)
 	if err != nil {
 		return err
 	}
-	if len(upstreams) == 0 {
-		if upstreams, err = forward.FromResolvConf(c.Resolv, c.Listen); err != nil {
-			// Cluster names are answered all the same.
-			p.log.Warn("no servers for names outside of the cluster", "error", err)
-		}
-	}
 	s, err := dns.New(dns.Options{
 		Store: p.store, Listen: c.Listen, Addresses: []netip.Addr{}, Zones: []string{p.conf.Zone}, Pods: pods,
-		Upstreams: upstreams, Stubs: stubs, Status: p.board, Log: p.log,
+		Forward: forward.Options{Zones: upstreams}, ResolvConf: c.Resolv, Status: p.board, Log: p.log,
 	})
 	if err != nil {
 		return err

@@ -54,7 +54,7 @@ func ttl(t testing.TB, it *Item, q *wire.Query, now time.Time) uint32 {
 }
 
 func TestTTLCountsDown(t *testing.T) {
-	c := New(Options{MaxTTL: 100 * time.Second})
+	c := New(Options{MaxTTL: 100 * time.Second, Stale: time.Hour})
 	q := query(t, "a.example", 0, true, false)
 	for name, r := range map[string]uint32{"a.example": 60, "short.example": 1, "long.example": 5000} {
 		q := query(t, name, 0, true, false)
@@ -86,12 +86,12 @@ func TestNotKept(t *testing.T) {
 		t.Errorf("TTL 0 became %d", got)
 	}
 	failure := wire.Failure(q.Name, q.Type, wire.RcodeServFail)
-	c.PutFailure(key(q), failure, start, time.Second)
+	c.PutFailure(key(q), failure, start)
 	if c.Get(key(q), start) == nil || c.Get(key(q), start.Add(time.Second)) != nil {
 		t.Error("a failure is not kept for its second, or as stale answer")
 	}
 	c.Put(key(q), response(t, "a.example", 1), from, start)
-	c.PutFailure(key(q), failure, start.Add(time.Minute), time.Second)
+	c.PutFailure(key(q), failure, start.Add(time.Minute))
 	if it := c.Get(key(q), start.Add(time.Minute)); it == nil || it.Rcode != wire.RcodeSuccess {
 		t.Error("a failure took a stale answer's place")
 	}
@@ -130,12 +130,14 @@ func TestMemoryIsBounded(t *testing.T) {
 	for i := range c.shards {
 		sh := &c.shards[i]
 		sum := 0
-		for slot, it := range sh.ring {
-			if sum += it.size(); it.slot != slot || sh.items[it.key] != it {
-				t.Fatalf("shard %d, slot %d: %+v", i, slot, it)
+		n := 0
+		for it := sh.newest; it != nil; it = it.older {
+			n++
+			if sum += it.size(); sh.items[it.key] != it || it.older != nil && it.older.newer != it || it.older == nil && sh.oldest != it {
+				t.Fatalf("shard %d, item %d: %+v", i, n, it)
 			}
 		}
-		if sum != sh.bytes || len(sh.ring) != len(sh.items) {
+		if sum != sh.bytes || n != len(sh.items) {
 			t.Errorf("shard %d: %d octets counted, %d kept", i, sh.bytes, sum)
 		}
 	}

@@ -1,17 +1,21 @@
 // Package forward asks other name servers: over UDP from a new port with a random
-// ID each time, again over TCP where the answer was truncated, and the next
-// server where one fails or is slow. What it learns of a server's health it
-// learns from the queries themselves.
+// ID each time, over TCP and TLS with several questions under way on each of a
+// few connections (RFC 7766, RFC 7858), and the next server where one fails or is
+// slow. What it learns of a server's health it learns from the queries
+// themselves; one that failed is left out, and asked now and then whether it is
+// back.
 package forward
 
 import (
+	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
-
-	"github.com/sluicenet/sluice/dns/wire"
 )
 
 // Errors that a caller may want to tell apart.
@@ -20,6 +24,8 @@ var (
 	ErrNoUpstream = errors.New("no upstream name server")
 	// ErrUnanswered indicates that no server gave an answer in time.
 	ErrUnanswered = errors.New("no upstream name server answered")
+	// ErrBusy indicates that too many questions are under way.
+	ErrBusy = errors.New("too many questions to upstream name servers")
 )
 
 // LoopError indicates that queries sent to an upstream would come back.
@@ -27,6 +33,7 @@ type LoopError struct {
 	Upstream netip.AddrPort
 	Where    string // the file that names it, if any
 	Why      string
+	Remedy   string // if there is one that is better than the usual
 }
 
 // Error names the upstream, the reason and the remedy.
@@ -35,85 +42,96 @@ func (e *LoopError) Error() string {
 	if e.Where != "" {
 		where = " of " + e.Where
 	}
-	return fmt.Sprintf("upstream name server %v%s %s: name another one as upstream, or another resolv.conf", e.Upstream, where, e.Why)
+	remedy := e.Remedy
+	if remedy == "" {
+		remedy = "name another one as upstream, or another resolv.conf"
+	}
+	return fmt.Sprintf("upstream name server %v%s %s: %s", e.Upstream, where, e.Why, remedy)
 }
 
 // Options are what a forwarder works with; zero values mean the defaults.
 type Options struct {
-	Upstreams []netip.AddrPort // in order of preference
-	// Stubs are the servers for certain zones, by name; the longest name that
-	// fits wins.
-	Stubs map[string][]netip.AddrPort
-	// Listen are the addresses of this server, to which nothing is forwarded.
-	Listen  []netip.AddrPort
+	// Zones are whom to ask for which names; the longest zone that a name is in
+	// wins.
+	Zones []Zone
+	// Self are the addresses of this server, to which nothing is forwarded.
+	Self []netip.AddrPort
+
 	Timeout time.Duration // for one server, by default 2 s
 	Total   time.Duration // for all, by default 4 s: less than a resolver's usual 5
-	// Hedge is how long one server may take before the next is asked too, by
-	// default 400 ms. The first answer counts.
-	Hedge time.Duration
+	// Hedge is how long one server may take before the next is asked too. By
+	// default it follows what the server usually takes. The first answer counts.
+	Hedge    time.Duration
+	Attempts int // times that one server is asked one question, by default 2
+
+	MaxConns     int // over TCP and TLS to one server, by default 4
+	MaxPipelined int // questions under way on one connection, by default 64
+	MaxQueries   int // questions under way to all servers, by default 1,024
+
+	// RandomCase asks with letters in random case, which an answer over UDP has
+	// to repeat: bits that a forger has to guess (draft-vixie-dnsext-dns0x20).
+	RandomCase bool
+	// RootCAs verify servers over TLS; nil: the system's.
+	RootCAs *x509.CertPool
+	Log     *slog.Logger // by default slog.Default
+
+	dial dialFunc // for tests
 }
 
-func (o *Options) complete() error {
-	if o.Timeout == 0 {
-		o.Timeout = 2 * time.Second
+type dialFunc func(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error)
+
+func (o *Options) complete() {
+	setDefault(&o.Timeout, 2*time.Second)
+	setDefault(&o.Total, 4*time.Second)
+	setDefault(&o.Attempts, 2)
+	setDefault(&o.MaxConns, 4)
+	setDefault(&o.MaxPipelined, 64)
+	setDefault(&o.MaxQueries, 1024)
+	if o.Log == nil {
+		o.Log = slog.Default()
 	}
-	if o.Total == 0 {
-		o.Total = 4 * time.Second
+	if o.dial == nil {
+		o.dial = dial
 	}
-	if o.Hedge == 0 {
-		o.Hedge = 400 * time.Millisecond
+}
+
+func setDefault[T int | time.Duration](field *T, value T) {
+	if *field == 0 {
+		*field = value
 	}
-	all := slices.Clone(o.Upstreams)
-	for _, s := range o.Stubs {
-		all = append(all, s...)
+}
+
+func dial(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, error) {
+	if network == "udp" {
+		return net.DialUDP(network, nil, net.UDPAddrFromAddrPort(addr)) // does not wait
 	}
-	for _, u := range all {
-		if err := checkSelf(u, o.Listen, ""); err != nil {
-			return err
-		}
-	}
-	return nil
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr.String())
 }
 
 // checkSelf returns a LoopError if the upstream is one of our own addresses.
-func checkSelf(u netip.AddrPort, listen []netip.AddrPort, where string) error {
-	for _, l := range listen {
+func checkSelf(u netip.AddrPort, self []netip.AddrPort, where string) *LoopError {
+	for _, l := range self {
 		if l.Port() != u.Port() {
 			continue
 		}
-		if l.Addr() == u.Addr() || l.Addr().IsUnspecified() && u.Addr().IsLoopback() {
-			return &LoopError{u, where, "is this server itself"}
+		if l.Addr() == u.Addr() || l.Addr().IsUnspecified() && (u.Addr().IsLoopback() || isLocal(u.Addr())) {
+			return &LoopError{Upstream: u, Where: where, Why: "is this server itself"}
 		}
 	}
 	return nil
 }
 
-// stub is the servers of one zone.
-type stub struct {
-	zone    []byte
-	servers []*upstream
-}
-
-func newStubs(o *Options, get func(netip.AddrPort) *upstream) ([]stub, error) {
-	stubs := make([]stub, 0, len(o.Stubs)+1)
-	for zone, addrs := range o.Stubs {
-		name, err := wire.ParseName(zone)
-		if err != nil {
-			return nil, fmt.Errorf("stub domain: %w", err)
+// isLocal reports whether the machine has the address.
+func isLocal(addr netip.Addr) bool {
+	// Without the list only the loop probes are left to find out.
+	addrs, _ := net.InterfaceAddrs()
+	return slices.ContainsFunc(addrs, func(a net.Addr) bool {
+		p, ok := a.(*net.IPNet)
+		if !ok {
+			return false
 		}
-		stubs = append(stubs, newStub(wire.AppendLower(nil, name), addrs, get))
-	}
-	if len(o.Upstreams) > 0 {
-		stubs = append(stubs, newStub([]byte{0}, o.Upstreams, get))
-	}
-	slices.SortStableFunc(stubs, func(a, b stub) int { return len(b.zone) - len(a.zone) })
-	return stubs, nil
-}
-
-func newStub(zone []byte, addrs []netip.AddrPort, get func(netip.AddrPort) *upstream) stub {
-	s := stub{zone: zone}
-	for _, a := range addrs {
-		s.servers = append(s.servers, get(a))
-	}
-	return s
+		ip, ok := netip.AddrFromSlice(p.IP)
+		return ok && ip.Unmap() == addr.WithZone("")
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -60,7 +61,7 @@ func TestFailover(t *testing.T) {
 		"closed":   closed,
 	} {
 		t.Run(what, func(t *testing.T) {
-			f := newForwarder(t, Options{Upstreams: []netip.AddrPort{first, good.Addr}, Hedge: 20 * time.Millisecond, Total: 20 * time.Second})
+			f := newForwarder(t, Options{Zones: Root(Plain(first, good.Addr)...), Hedge: 20 * time.Millisecond, Total: 20 * time.Second})
 			r, from, err := f.Ask(t.Context(), question(t, "www.example.com"))
 			if err != nil || from != good.Addr || r.Answers != 1 {
 				t.Errorf("%+v from %v, %v", r, from, err)
@@ -74,18 +75,18 @@ func TestFailover(t *testing.T) {
 func TestHealth(t *testing.T) {
 	good := dnstest.NewUpstream(t, address)
 	closed := netip.MustParseAddrPort("127.0.0.1:1")
-	f := newForwarder(t, Options{Upstreams: []netip.AddrPort{closed, good.Addr}})
+	f := newForwarder(t, Options{Zones: Root(Plain(closed, good.Addr)...)})
 	for range 5 {
 		if _, _, err := f.Ask(t.Context(), question(t, "www.example.com")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	s := f.Stats()
-	if s[0].Server != closed || s[0].Requests != 1 || s[0].Failures != 1 || s[0].Healthy || s[1].Requests != 5 || !s[1].Healthy {
+	if s[0].Server.Addr != closed || s[0].Requests != 1 || s[0].Failures != 1 || s[0].Healthy || s[1].Requests != 5 || !s[1].Healthy {
 		t.Errorf("%+v", s)
 	}
 	failing := dnstest.NewUpstream(t, rcode(dns.RcodeServerFailure))
-	f = newForwarder(t, Options{Upstreams: []netip.AddrPort{failing.Addr}})
+	f = newForwarder(t, Options{Zones: Root(Plain(failing.Addr)...)})
 	r, _, err := f.Ask(t.Context(), question(t, "www.example.com"))
 	if err != nil || r.Rcode != wire.RcodeServFail || !f.Stats()[0].Healthy {
 		t.Errorf("%+v, %v, %+v", r, err, f.Stats())
@@ -93,11 +94,11 @@ func TestHealth(t *testing.T) {
 }
 
 func TestNobodyAnswers(t *testing.T) {
-	f := newForwarder(t, Options{Upstreams: []netip.AddrPort{dnstest.NewUpstream(t, silent).Addr}, Timeout: 30 * time.Millisecond})
+	f := newForwarder(t, Options{Zones: Root(Plain(dnstest.NewUpstream(t, silent).Addr)...), Timeout: 30 * time.Millisecond})
 	if _, _, err := f.Ask(t.Context(), question(t, "www.example.com")); !errors.Is(err, ErrUnanswered) {
 		t.Errorf("%v", err)
 	}
-	f = newForwarder(t, Options{Upstreams: []netip.AddrPort{dnstest.NewUpstream(t, silent).Addr}, Total: 30 * time.Millisecond})
+	f = newForwarder(t, Options{Zones: Root(Plain(dnstest.NewUpstream(t, silent).Addr)...), Total: 30 * time.Millisecond})
 	if _, _, err := f.Ask(t.Context(), question(t, "www.example.com")); !errors.Is(err, ErrUnanswered) {
 		t.Errorf("%v", err)
 	}
@@ -124,23 +125,20 @@ func TestTruncatedIsAskedOverTCP(t *testing.T) {
 		return r
 	}
 	u := dnstest.NewUpstream(t, many)
-	f := newForwarder(t, Options{Upstreams: []netip.AddrPort{u.Addr}})
+	f := newForwarder(t, Options{Zones: Root(Plain(u.Addr)...)})
 	for i := range int32(3) {
 		r, _, err := f.Ask(t.Context(), question(t, "www.example.com"))
 		if err != nil || r.Truncated || r.Answers != 100 || overTCP.Load() != i+1 {
 			t.Errorf("%+v, %v, %d over TCP", r, err, overTCP.Load())
 		}
 	}
-	f.upstreams[0].mu.Lock()
-	idle := len(f.upstreams[0].idle)
-	for _, c := range f.upstreams[0].idle { // as if the server had
-		if err := c.Conn.(*net.TCPConn).CloseWrite(); err != nil {
-			t.Error(err)
-		}
+	open := f.table.Load().upstreams[0].streams.open
+	if len(open) != 1 {
+		t.Fatalf("%d connections for three questions in a row", len(open))
 	}
-	f.upstreams[0].mu.Unlock()
-	if idle != 1 {
-		t.Errorf("%d connections for three questions in a row", idle)
+	// As if the server had closed it.
+	if err := open[0].conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Error(err)
 	}
 	if r, _, err := f.Ask(t.Context(), question(t, "www.example.com")); err != nil || r.Truncated {
 		t.Errorf("over a connection that was closed: %+v, %v", r, err)
@@ -166,7 +164,7 @@ func TestTCPFails(t *testing.T) {
 		_ = pc.Close()
 		<-done
 	}()
-	f := newForwarder(t, Options{Upstreams: []netip.AddrPort{pc.LocalAddr().(*net.UDPAddr).AddrPort()}})
+	f := newForwarder(t, Options{Zones: Root(Plain(pc.LocalAddr().(*net.UDPAddr).AddrPort())...)})
 	if r, _, err := f.Ask(t.Context(), question(t, "www.example.com")); err != nil || !r.Truncated || r.Answers != 1 || r.Keep {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -180,7 +178,7 @@ func TestWithoutEDNS(t *testing.T) {
 		}
 		return address(q, tcp)
 	})
-	f := newForwarder(t, Options{Upstreams: []netip.AddrPort{u.Addr}})
+	f := newForwarder(t, Options{Zones: Root(Plain(u.Addr)...)})
 	if r, _, err := f.Ask(t.Context(), question(t, "www.example.com")); err != nil || r.Answers != 1 {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -214,7 +212,7 @@ func TestForgeries(t *testing.T) {
 			_, _ = pc.WriteTo(b, from)
 		}
 	}()
-	f := newForwarder(t, Options{Upstreams: []netip.AddrPort{pc.LocalAddr().(*net.UDPAddr).AddrPort()}})
+	f := newForwarder(t, Options{Zones: Root(Plain(pc.LocalAddr().(*net.UDPAddr).AddrPort())...)})
 	r, _, err := f.Ask(t.Context(), question(t, "www.example.com"))
 	if err != nil || r.Answers != 1 || f.Stats()[0].Failures != 0 {
 		t.Errorf("%+v, %v", r, err)
@@ -223,7 +221,7 @@ func TestForgeries(t *testing.T) {
 
 // TestCancelled proves that a server is not to blame for a question given up.
 func TestCancelled(t *testing.T) {
-	f := newForwarder(t, Options{Upstreams: []netip.AddrPort{dnstest.NewUpstream(t, silent).Addr}})
+	f := newForwarder(t, Options{Zones: Root(Plain(dnstest.NewUpstream(t, silent).Addr)...)})
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(20*time.Millisecond, cancel)
 	if _, _, err := f.Ask(ctx, question(t, "www.example.com")); !errors.Is(err, context.Canceled) {
@@ -251,52 +249,95 @@ func TestResolvConf(t *testing.T) {
 		loop         string
 	}{
 		"usual":           {"# c\nsearch x\nnameserver 192.0.2.1 # d\nnameserver\t2001:db8::1\nnameserver bad\nnameserver\noptions x\n", behind, []string{"192.0.2.1:53", "[2001:db8::1]:53"}, ""},
+		"twice":           {"nameserver 192.0.2.1\nnameserver 192.0.2.1\nnameserver 0.0.0.0\n", behind, []string{"192.0.2.1:53"}, ""},
 		"empty":           {"", behind, nil, ""},
 		"resolved":        {"nameserver 127.0.0.53\noptions edns0\n", behind, []string{"192.0.2.9:53"}, ""},
 		"resolved alone":  {"nameserver 127.0.0.53\n", filepath.Join(dir, "none"), nil, "127.0.0.53"},
 		"resolved itself": {"nameserver 127.0.0.53\n", write("stub", "nameserver 127.0.0.53\n"), nil, "127.0.0.53"},
-		"ourselves":       {"nameserver 192.0.2.1\nnameserver 169.254.20.10\n", behind, nil, "169.254.20.10"},
+		"ourselves first": {"nameserver 169.254.20.10\nnameserver 192.0.2.1\n", behind, []string{"192.0.2.1:53"}, ""},
+		"ourselves alone": {"nameserver 169.254.20.10\n", behind, nil, "169.254.20.10"},
 		"loopback":        {"nameserver 127.0.0.1\n", behind, []string{"127.0.0.1:53"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := write("resolv.conf", c.text)
-			got, err := fromResolvConf(path, c.behind, self)
+			got, err := readResolvConf(path, c.behind, self)
 			if _, isLoop := errors.AsType[*LoopError](err); isLoop != (c.loop != "") || c.loop != "" && !strings.Contains(err.Error(), c.loop) || c.loop == "" && err != nil {
 				t.Fatalf("error %v, want a loop of %q", err, c.loop)
 			}
 			var texts []string
-			for _, a := range got {
-				texts = append(texts, a.String())
+			if got != nil {
+				for _, a := range got.Servers {
+					texts = append(texts, a.String())
+				}
 			}
 			if !slices.Equal(texts, c.want) {
 				t.Errorf("%q, want %q", texts, c.want)
 			}
 		})
 	}
-	if _, err := FromResolvConf(filepath.Join(dir, "none"), nil); !errors.Is(err, os.ErrNotExist) {
+	if _, err := ReadResolvConf(filepath.Join(dir, "none"), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
 	}
 }
 
-func TestParseUpstreams(t *testing.T) {
-	up, stubs, err := ParseUpstreams([]string{"10.0.0.1", "[fd00::1]:5353", "fd00::2", "corp.example=10.0.0.3:54", "corp.example=10.0.0.4"})
-	if err != nil || fmt.Sprint(up, stubs) != "[10.0.0.1:53 [fd00::1]:5353 [fd00::2]:53] map[corp.example:[10.0.0.3:54 10.0.0.4:53]]" {
-		t.Errorf("%v %v %v", up, stubs, err)
+func TestParseZones(t *testing.T) {
+	zones, err := ParseZones(
+		[]string{"10.0.0.1", "[fd00::1]:5353", "corp.example=tcp://10.0.0.3:54", "fd00::2", "Corp.example.=tls://10.0.0.4#dns.corp.example", "tls://10.0.0.5", "10.0.0.1"},
+		[]string{"random", "corp.example=round_robin"})
+	want := []Zone{
+		{".", []Server{
+			{Addr: netip.MustParseAddrPort("10.0.0.1:53")}, {Addr: netip.MustParseAddrPort("[fd00::1]:5353")},
+			{Addr: netip.MustParseAddrPort("[fd00::2]:53")}, {Addr: netip.MustParseAddrPort("10.0.0.5:853"), Protocol: TLS},
+		}, Random},
+		{"corp.example", []Server{
+			{Addr: netip.MustParseAddrPort("10.0.0.3:54"), Protocol: TCP},
+			{Addr: netip.MustParseAddrPort("10.0.0.4:853"), Protocol: TLS, Name: "dns.corp.example"},
+		}, RoundRobin},
 	}
-	for _, bad := range []string{"", "dns.example", "10.0.0.1:x", "=10.0.0.1", "a..b=10.0.0.1", "corp="} {
-		if _, _, err := ParseUpstreams([]string{bad}); err == nil {
-			t.Errorf("%q is accepted", bad)
+	if err != nil || !reflect.DeepEqual(zones, want) {
+		t.Errorf("%+v, %v, want %+v", zones, err, want)
+	}
+	for _, bad := range []string{
+		"", "dns.example", "10.0.0.1:x", "10.0.0.1:0", "=10.0.0.1", "a..b=10.0.0.1", "corp=", "https://10.0.0.1",
+		"10.0.0.1#name", "tls://10.0.0.1#", "tls://10.0.0.1#a..b", "0.0.0.0", "224.0.0.1", "[10.0.0.1",
+	} {
+		if zones, err := ParseZones([]string{bad}, nil); err == nil {
+			t.Errorf("%q is accepted: %+v", bad, zones)
+		}
+	}
+	for _, bad := range []string{"", "fastest", "corp.example=random"} {
+		if _, err := ParseZones(nil, []string{bad}); err == nil {
+			t.Errorf("policy %q is accepted", bad)
 		}
 	}
 }
 
-func FuzzResolvConf(f *testing.F) {
-	f.Add("nameserver 127.0.0.53\nsearch a\n")
+func FuzzParseServer(f *testing.F) {
+	for _, s := range []string{"10.0.0.1", "[fd00::1]:53", "tls://10.0.0.1#dns.example", "tcp://fe80::1%eth0"} {
+		f.Add(s)
+	}
 	f.Fuzz(func(t *testing.T, text string) {
-		for _, s := range parseResolvConf(text) {
-			if !s.IsValid() || s.Port() != defaultPort {
+		s, err := ParseServer(text)
+		if err != nil {
+			return
+		}
+		if again, err := ParseServer(s.String()); err != nil || again != s {
+			t.Errorf("%q is %v, which is %v, %v", text, s, again, err)
+		}
+	})
+}
+
+func FuzzResolvConf(f *testing.F) {
+	f.Add("nameserver 127.0.0.53\nsearch a\noptions rotate timeout:3 attempts:9\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		c := parseResolvConf(text)
+		for _, s := range c.Servers {
+			if !s.Addr.IsValid() || s.Addr.Port() != defaultPort || s.Protocol != UDP {
 				t.Errorf("%q: %v", text, s)
 			}
+		}
+		if c.Attempts < 0 || c.Attempts > maxAttempts || c.Timeout < 0 || c.Timeout > maxTimeout*time.Second {
+			t.Errorf("%q: %+v", text, c)
 		}
 	})
 }

@@ -6,12 +6,11 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
-
-	"github.com/sluicenet/sluice/dns/wire"
+	"time"
 )
-
-const defaultPort = 53
 
 // ResolvedConf is where systemd-resolved names the servers that it asks itself,
 // when resolv.conf names only its stub.
@@ -20,93 +19,114 @@ const ResolvedConf = "/run/systemd/resolve/resolv.conf"
 // stubs of systemd-resolved (systemd-resolved.service(8)).
 var resolvedStubs = []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 53}), netip.AddrFrom4([4]byte{127, 0, 0, 54})}
 
-// FromResolvConf returns the name servers of a resolv.conf, in order. listen are
-// this server's own addresses. Where the file names systemd-resolved's stub,
-// which may well ask us, the servers behind it are taken; where those are not to
-// be found, or one of them is this server, the error is a [LoopError].
-func FromResolvConf(path string, listen []netip.AddrPort) ([]netip.AddrPort, error) {
-	return fromResolvConf(path, ResolvedConf, listen)
+// ResolvConf is what a resolv.conf(5) says to a forwarder.
+type ResolvConf struct {
+	Servers  []Server
+	Rotate   bool          // spread queries among the servers
+	Timeout  time.Duration // for one server; 0: not said
+	Attempts int           // 0: not said
+	// Skipped are the servers left out because queries to them would come back.
+	Skipped []*LoopError
 }
 
-func fromResolvConf(path, behind string, listen []netip.AddrPort) ([]netip.AddrPort, error) {
+// Policy returns the policy that the file asks for.
+func (c *ResolvConf) Policy() Policy {
+	if c.Rotate {
+		return RoundRobin
+	}
+	return Sequential
+}
+
+// ReadResolvConf reads a resolv.conf. self are this server's own addresses, which
+// are left out. Where the file names systemd-resolved's stub, which may well ask
+// us, the servers behind it are taken. If that leaves none the error is a
+// [LoopError].
+func ReadResolvConf(path string, self []netip.AddrPort) (*ResolvConf, error) {
+	return readResolvConf(path, ResolvedConf, self)
+}
+
+func readResolvConf(path, behind string, self []netip.AddrPort) (*ResolvConf, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("upstream name servers: %w", err)
 	}
-	var servers []netip.AddrPort
-	for _, s := range parseResolvConf(string(b)) {
-		for _, stub := range resolvedStubs {
-			if s.Addr() != stub {
-				continue
+	c := parseResolvConf(string(b))
+	found := c.Servers
+	c.Servers = nil
+	for _, s := range found {
+		if !slices.Contains(resolvedStubs, s.Addr.Addr()) {
+			if loop := checkSelf(s.Addr, self, path); loop != nil {
+				c.Skipped = append(c.Skipped, loop)
+			} else if !slices.Contains(c.Servers, s) {
+				c.Servers = append(c.Servers, s)
 			}
-			loop := &LoopError{s, path, "is systemd-resolved's stub, which may ask this server"}
-			if path == behind {
-				return nil, loop
-			}
-			real, err := fromResolvConf(behind, behind, listen)
-			if errors.Is(err, fs.ErrNotExist) {
-				return nil, loop
-			}
-			return real, err
+			continue
 		}
-		if err := checkSelf(s, listen, path); err != nil {
+		loop := &LoopError{
+			Upstream: s.Addr, Where: path, Why: "is systemd-resolved's stub, which may ask this server",
+			Remedy: "name another one as upstream, or " + ResolvedConf + " as resolv.conf, which has the servers behind the stub",
+		}
+		if path == behind {
+			c.Skipped = append(c.Skipped, loop)
+			continue
+		}
+		real, err := readResolvConf(behind, behind, self)
+		if errors.Is(err, fs.ErrNotExist) {
+			c.Skipped = append(c.Skipped, loop)
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
-		servers = append(servers, s)
+		c.Servers = append(c.Servers, slices.DeleteFunc(real.Servers, func(s Server) bool { return slices.Contains(c.Servers, s) })...)
+		c.Skipped = append(c.Skipped, real.Skipped...)
 	}
-	return servers, nil
+	if len(c.Servers) == 0 && len(c.Skipped) > 0 {
+		return nil, c.Skipped[0]
+	}
+	return c, nil
 }
 
-// parseResolvConf reads the nameserver lines (resolv.conf(5)). As in the C
-// library, what is not understood is passed over.
-func parseResolvConf(text string) []netip.AddrPort {
-	var servers []netip.AddrPort
+// The limits of the C library (resolv.conf(5)).
+const (
+	maxTimeout  = 30
+	maxAttempts = 5
+)
+
+// parseResolvConf reads the nameserver and options lines (resolv.conf(5)). As in
+// the C library, what is not understood is passed over.
+func parseResolvConf(text string) *ResolvConf {
+	c := &ResolvConf{}
 	for line := range strings.Lines(text) {
 		if i := strings.IndexAny(line, "#;"); i >= 0 {
 			line = line[:i]
 		}
 		f := strings.Fields(line)
-		if len(f) < 2 || f[0] != "nameserver" {
-			continue
-		}
-		if addr, err := netip.ParseAddr(f[1]); err == nil {
-			servers = append(servers, netip.AddrPortFrom(addr.Unmap(), defaultPort))
+		switch {
+		case len(f) < 2:
+		case f[0] == "nameserver":
+			if addr, err := netip.ParseAddr(f[1]); err == nil && !addr.IsUnspecified() && !addr.IsMulticast() {
+				c.Servers = append(c.Servers, Server{Addr: netip.AddrPortFrom(addr.Unmap(), defaultPort)})
+			}
+		case f[0] == "options":
+			for _, o := range f[1:] {
+				c.option(o)
+			}
 		}
 	}
-	return servers
+	return c
 }
 
-// ParseUpstreams reads servers as a user writes them: "10.0.0.1", "[fd00::1]:5353",
-// or for the names of one zone "corp.example=10.0.0.1".
-func ParseUpstreams(list []string) (upstreams []netip.AddrPort, stubs map[string][]netip.AddrPort, err error) {
-	for _, text := range list {
-		zone, server, ok := strings.Cut(text, "=")
-		if !ok {
-			server, zone = text, ""
-		}
-		addr, err := parseServer(server)
-		if err != nil {
-			return nil, nil, fmt.Errorf("upstream %q: expected address, address:port or zone=address: %w", text, err)
-		}
-		if !ok {
-			upstreams = append(upstreams, addr)
-			continue
-		}
-		if name, err := wire.ParseName(zone); err != nil || len(name) == 1 {
-			return nil, nil, fmt.Errorf("upstream %q: expected the name of a zone before the =, found %q", text, zone)
-		}
-		if stubs == nil {
-			stubs = map[string][]netip.AddrPort{}
-		}
-		stubs[zone] = append(stubs[zone], addr)
+func (c *ResolvConf) option(o string) {
+	name, value, _ := strings.Cut(o, ":")
+	n, err := strconv.Atoi(value)
+	switch {
+	case o == "rotate":
+		c.Rotate = true
+	case err != nil || n <= 0:
+	case name == "timeout":
+		c.Timeout = time.Duration(min(n, maxTimeout)) * time.Second
+	case name == "attempts":
+		c.Attempts = min(n, maxAttempts)
 	}
-	return upstreams, stubs, nil
-}
-
-func parseServer(s string) (netip.AddrPort, error) {
-	if addr, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		return netip.AddrPortFrom(addr.Unmap(), defaultPort), nil
-	}
-	ap, err := netip.ParseAddrPort(s)
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), err
 }

@@ -8,112 +8,285 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/sluicenet/sluice/dns/wire"
 )
 
 const (
-	maxIdle     = 4                // TCP connections kept for each server
-	idleTimeout = 8 * time.Second  // below the 10 s after which servers close (RFC 7766 §6.2.3)
-	restLeast   = time.Second      // how long a failed server is asked last
-	restMost    = 30 * time.Second // after many failures
-)
+	maxFails    = 2 // failures in a row after which a server is left out
+	probeFirst  = 250 * time.Millisecond
+	probeMost   = 5 * time.Second
+	stalledRest = 10 * time.Second // for which UDP comes first after TCP stalled
 
-// Question is what is asked.
-type Question struct {
-	Name []byte // wire form
-	Type uint16
-	DO   bool
-	CD   bool
-}
+	hedgeUnknown = 400 * time.Millisecond
+	hedgeLeast   = 150 * time.Millisecond // many names take a server that long the first time
+	hedgeMost    = time.Second
+)
 
 // upstream is one server.
 type upstream struct {
-	addr     netip.AddrPort
+	Server
+	forward  *Forwarder
+	ctx      context.Context // until nobody wants the server any more
+	cancel   context.CancelFunc
 	requests atomic.Uint64
 	failures atomic.Uint64
-	looped   atomic.Bool // queries to it come back
+	broken   atomic.Uint64 // times that it began to be left out
+	probes   atomic.Uint64 // that failed
+	looped   atomic.Bool   // queries to it come back
+	down     atomic.Bool
+	stalled  atomic.Int64 // Unix nanoseconds until which UDP comes before TCP
+	rtt      rtt
+	times    Times
+	streams  streams
 
-	mu       sync.Mutex // guards all below
-	inARow   int        // failures
-	restedBy time.Time  // until then others are asked first
-	idle     []idleConn
+	mu     sync.Mutex // guards inARow, and changes of down
+	inARow int        // failures
 }
 
-type idleConn struct {
-	net.Conn
-	since time.Time
+func newUpstream(f *Forwarder, s Server) *upstream {
+	u := &upstream{Server: s, forward: f}
+	u.ctx, u.cancel = context.WithCancel(f.ctx)
+	u.streams.init(u)
+	return u
 }
 
-// healthy reports whether the server is to be asked before others.
-func (u *upstream) healthy(now time.Time) bool {
+func (u *upstream) close() {
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	return !now.Before(u.restedBy)
+	u.cancel()
+	u.mu.Unlock()
+	u.streams.close()
 }
 
+// rtt is the smoothed time that a server takes, and how much it varies, as TCP
+// keeps them (RFC 6298 §2). A lost update of two at once does no harm.
+type rtt struct{ mean, variance atomic.Int64 }
+
+func (r *rtt) observe(d time.Duration) {
+	mean := r.mean.Load()
+	if mean == 0 {
+		r.mean.Store(max(1, int64(d)))
+		r.variance.Store(int64(d) / 2)
+		return
+	}
+	diff := int64(d) - mean
+	r.mean.Store(max(1, mean+diff/8))
+	r.variance.Store(r.variance.Load() + (max(diff, -diff)-r.variance.Load())/4)
+}
+
+// hedge returns how long the server may take before another is asked too.
+func (u *upstream) hedge() time.Duration {
+	if h := u.forward.Hedge; h > 0 {
+		return h
+	}
+	mean := u.rtt.mean.Load()
+	if mean == 0 {
+		return hedgeUnknown
+	}
+	return min(max(time.Duration(mean+4*u.rtt.variance.Load()), hedgeLeast), hedgeMost)
+}
+
+// succeeded notes that the server answered.
 func (u *upstream) succeeded() {
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.inARow, u.restedBy = 0, time.Time{}
+	u.inARow = 0
+	was := u.down.Swap(false)
+	u.mu.Unlock()
+	if was {
+		u.forward.Log.Info("dns: upstream answers again", "upstream", u.String())
+	}
 }
 
-func (u *upstream) failed(now time.Time) {
+// failed notes that the server did not answer one question. Where nobody listens
+// there is no need for a second try.
+func (u *upstream) failed(err error) {
 	u.failures.Add(1)
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.restedBy = now.Add(min(restMost, restLeast<<min(u.inARow, 10)))
-	u.inARow++
+	least := maxFails
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.EHOSTUNREACH) {
+		least = 1
+	}
+	u.blame(err, least)
 }
 
-// ask puts the question to the server and returns its answer, by TCP if it is too
-// big for UDP.
-func (u *upstream) ask(ctx context.Context, q Question) (*wire.Response, error) {
+// slow notes that another server, asked later, answered first. If it is so each
+// time the server is dead, or as good as dead.
+func (u *upstream) slow() { u.blame(errSlower, maxFails+1) }
+
+func (u *upstream) blame(err error, least int) {
+	u.mu.Lock()
+	u.inARow++
+	goesDown := u.inARow >= least && u.ctx.Err() == nil && !u.down.Swap(true)
+	if goesDown { // under the lock, so that close waits for it
+		u.forward.background.Go(u.recover)
+	}
+	u.mu.Unlock()
+	if goesDown {
+		u.broken.Add(1)
+		u.forward.Log.Warn("dns: upstream left out until it answers", "upstream", u.String(), "err", err)
+	}
+}
+
+// recover asks the server until it answers.
+func (u *upstream) recover() {
+	wait := probeFirst
+	for u.down.Load() {
+		select {
+		case <-time.After(wait):
+		case <-u.ctx.Done():
+			return
+		}
+		wait = min(2*wait, probeMost)
+		ctx, cancel := context.WithTimeout(u.ctx, u.forward.Timeout)
+		_, err := u.exchange(ctx, &Question{Name: []byte{0}, Type: wire.TypeNS})
+		cancel()
+		if err == nil {
+			u.succeeded()
+			return
+		}
+		u.probes.Add(1)
+	}
+}
+
+// exchange puts the question to the server and returns its answer.
+func (u *upstream) exchange(ctx context.Context, q *Question) (*wire.Response, error) {
+	if u.forward.inFlight.Add(1) > int64(u.forward.MaxQueries) {
+		u.forward.inFlight.Add(-1)
+		u.forward.busy.Add(1)
+		return nil, ErrBusy
+	}
+	defer u.forward.inFlight.Add(-1)
 	u.requests.Add(1)
-	r, err := u.udp(ctx, q, true)
-	if err == nil && r.Rcode == wire.RcodeFormErr {
+	start := time.Now()
+	r, err := u.by(ctx, q, true)
+	if err == nil && (r.Rcode == wire.RcodeFormErr || r.Rcode == wire.RcodeNotImp) {
 		// RFC 6891 §7: a server that does not know EDNS says so.
-		r, err = u.udp(ctx, q, false)
+		r, err = u.by(ctx, q, false)
+	}
+	if err == nil {
+		took := time.Since(start)
+		u.rtt.observe(took)
+		u.times.Observe(took)
+	}
+	return r, err
+}
+
+func (u *upstream) by(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
+	switch u.Protocol {
+	case TCP:
+		return u.byTCP(ctx, q, edns)
+	case TLS:
+		return u.streams.ask(ctx, q, edns)
+	}
+	return u.byUDP(ctx, q, edns)
+}
+
+// byUDP asks over UDP, and over TCP what is too big for it.
+func (u *upstream) byUDP(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
+	sent := q
+	if u.forward.RandomCase {
+		sent = q.spelled()
+	}
+	r, err := u.udp(ctx, sent, edns)
+	if errors.Is(err, errCase) {
+		// The letters are there to tell forgers; TCP tells them too.
+		return u.streams.ask(ctx, q, edns)
 	}
 	if err != nil || !r.Truncated {
 		return r, err
 	}
-	full, err := u.tcp(ctx, q)
+	full, err := u.streams.ask(ctx, q, edns)
 	if err != nil {
 		return r, nil // the client can try TCP for itself, and has a part at least
 	}
 	return full, nil
 }
 
-func (q Question) append(dst []byte, id uint16, edns bool) []byte {
-	var flags uint16
-	if q.CD {
-		flags = wire.FlagCD
+// byTCP asks over TCP, and over UDP too when there is no answer in time: some
+// servers and the way to them know only UDP.
+func (u *upstream) byTCP(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
+	if time.Now().UnixNano() < u.stalled.Load() {
+		r, err := u.byUDP(ctx, q, edns)
+		if err == nil {
+			return r, nil
+		}
 	}
-	return wire.AppendQuery(dst, id, flags, q.Name, q.Type, edns, q.DO)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(errSlower)
+	answers := make(chan result, 2)
+	ask := func(by func(context.Context, *Question, bool) (*wire.Response, error)) {
+		r, err := by(ctx, q, edns)
+		answers <- result{resp: r, err: err}
+	}
+	go ask(u.streams.ask)
+	stall := time.NewTimer(u.hedge())
+	defer stall.Stop()
+	pending, udp := 1, false
+	var part *wire.Response
+	var errs []error
+	for pending > 0 {
+		select {
+		case a := <-answers:
+			pending--
+			switch {
+			case a.err == nil && !a.resp.Truncated:
+				return a.resp, nil
+			case a.err == nil:
+				part = a.resp
+			default:
+				errs = append(errs, a.err)
+			}
+		case <-stall.C:
+		}
+		if !udp {
+			udp = true
+			pending++
+			u.tcpStalls(errors.Join(errs...))
+			go ask(u.udp)
+		}
+	}
+	if part != nil {
+		return part, nil
+	}
+	return nil, errors.Join(errs...)
 }
+
+// tcpStalls has UDP tried first for a while.
+func (u *upstream) tcpStalls(err error) {
+	if errors.Is(err, ErrBusy) {
+		return
+	}
+	now := time.Now()
+	if u.stalled.Swap(now.Add(stalledRest).UnixNano()) < now.Add(-stalledRest).UnixNano() {
+		u.forward.Log.Warn("dns: upstream is slow over TCP, asked over UDP too", "upstream", u.String(), "err", err)
+	}
+}
+
+// buffers are for datagrams: what is sent says that it takes no more than
+// [wire.MaxUDP], but not every server listens.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
 
 // udp asks over a socket of its own, so that the kernel picks a random port each
 // time (RFC 5452 §9.2), and one that is connected, so that only the server can
 // answer.
-func (u *upstream) udp(ctx context.Context, q Question, edns bool) (*wire.Response, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "udp", u.addr.String())
+func (u *upstream) udp(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
+	conn, err := u.forward.dial(ctx, "udp", u.Addr)
 	if err != nil {
 		return nil, err
 	}
 	defer closeQuietly(conn)
 	defer unblock(ctx, conn)()
+	room := buffers.Get().(*[]byte)
+	defer buffers.Put(room)
+	buf := *room
 	id := uint16(rand.Uint32()) // ChaCha8, seeded by the kernel
-	if _, err := conn.Write(q.append(nil, id, edns)); err != nil {
-		return nil, err
+	if _, err := conn.Write(q.append(buf[:0], id, edns)); err != nil {
+		return nil, contextError(ctx, err)
 	}
-	buf := make([]byte, 4096)
 	for {
 		n, err := conn.Read(buf)
 		if err != nil {
@@ -122,109 +295,15 @@ func (u *upstream) udp(ctx context.Context, q Question, edns bool) (*wire.Respon
 		if n < wire.HeaderLen || binary.BigEndian.Uint16(buf) != id {
 			continue // a forgery, or late
 		}
-		if r, err := q.read(slices.Clone(buf[:n])); err == nil {
-			return r, nil
+		r, err := q.read(slices.Clone(buf[:n]))
+		if err != nil {
+			continue
 		}
-	}
-}
-
-// read parses an answer. A server that does not understand the question may
-// leave it out.
-func (q Question) read(msg []byte) (*wire.Response, error) {
-	r, err := wire.ParseResponse(msg, q.Name, q.Type)
-	if err == nil {
+		if u.forward.RandomCase && !q.repeats(r.Msg) {
+			return nil, errCase
+		}
 		return r, nil
 	}
-	if flags := binary.BigEndian.Uint16(msg[2:]); flags&wire.FlagQR != 0 && flags&0xf == wire.RcodeFormErr {
-		return &wire.Response{Rcode: wire.RcodeFormErr}, nil
-	}
-	return nil, err
-}
-
-// tcp asks over a kept connection, or a new one if there is none or the server
-// has closed it meanwhile.
-func (u *upstream) tcp(ctx context.Context, q Question) (*wire.Response, error) {
-	for {
-		conn, kept, err := u.dial(ctx)
-		if err != nil {
-			return nil, err
-		}
-		stop := unblock(ctx, conn)
-		r, err := exchangeTCP(conn, q)
-		stop()
-		if err == nil {
-			u.keep(conn)
-			return r, nil
-		}
-		closeQuietly(conn)
-		if !kept || ctx.Err() != nil {
-			return nil, contextError(ctx, err)
-		}
-	}
-}
-
-func exchangeTCP(conn net.Conn, q Question) (*wire.Response, error) {
-	id := uint16(rand.Uint32())
-	msg := q.append(make([]byte, 2, 512), id, true)
-	binary.BigEndian.PutUint16(msg, uint16(len(msg)-2))
-	if _, err := conn.Write(msg); err != nil {
-		return nil, err
-	}
-	var length [2]byte
-	if _, err := io.ReadFull(conn, length[:]); err != nil {
-		return nil, err
-	}
-	msg = make([]byte, binary.BigEndian.Uint16(length[:]))
-	if _, err := io.ReadFull(conn, msg); err != nil {
-		return nil, err
-	}
-	if len(msg) < wire.HeaderLen || binary.BigEndian.Uint16(msg) != id {
-		return nil, wire.ErrResponse
-	}
-	return wire.ParseResponse(msg, q.Name, q.Type)
-}
-
-func (u *upstream) dial(ctx context.Context) (conn net.Conn, kept bool, err error) {
-	u.mu.Lock()
-	var expired []idleConn
-	for len(u.idle) > 0 && conn == nil {
-		last := u.idle[len(u.idle)-1]
-		u.idle = u.idle[:len(u.idle)-1]
-		if time.Since(last.since) < idleTimeout {
-			conn = last.Conn
-		} else {
-			expired = append(expired, last)
-		}
-	}
-	u.mu.Unlock()
-	for _, c := range expired {
-		closeQuietly(c)
-	}
-	if conn != nil {
-		return conn, true, nil
-	}
-	var d net.Dialer
-	conn, err = d.DialContext(ctx, "tcp", u.addr.String())
-	return conn, false, err
-}
-
-func (u *upstream) keep(conn net.Conn) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if len(u.idle) < maxIdle && conn.SetDeadline(time.Time{}) == nil {
-		u.idle = append(u.idle, idleConn{conn, time.Now()})
-		return
-	}
-	closeQuietly(conn)
-}
-
-func (u *upstream) close() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for _, c := range u.idle {
-		closeQuietly(c)
-	}
-	u.idle = nil
 }
 
 // unblock ends reads and writes of conn when ctx ends, until the function that it

@@ -16,6 +16,9 @@ type Query struct {
 	DO       bool   // DNSSEC records are wanted (RFC 3225)
 	Limit    int    // the largest answer in octets
 	Size     uint16 // the size that the client offers in its OPT record
+	// Subnet is the data of a well-formed Client Subnet option (RFC 7871 §6), part
+	// of the message; nil if there is none.
+	Subnet []byte
 
 	name [MaxName]byte
 }
@@ -56,7 +59,7 @@ func (v Verdict) Rcode() uint16 {
 // of size other than the format's. The query keeps parts of msg.
 func (q *Query) Parse(msg []byte, stream bool) Verdict {
 	q.Question, q.Name, q.Type, q.Class = nil, nil, 0, 0
-	q.EDNS, q.Version, q.DO, q.Size = false, 0, false, 0
+	q.EDNS, q.Version, q.DO, q.Size, q.Subnet = false, 0, false, 0, nil
 	q.Limit = MinUDP
 	if stream {
 		q.Limit = MaxMessage
@@ -138,10 +141,52 @@ func (q *Query) parseOPT(msg []byte, off int) bool {
 			q.Size = rr.Class
 			q.Version = uint8(rr.TTL >> 16)
 			q.DO = rr.TTL&(1<<15) != 0
+			q.Subnet = clientSubnet(msg[rr.Data:rr.End])
 		}
 		off = rr.End
 	}
 	return true
+}
+
+// MaxSubnet is the longest data of a Client Subnet option, in octets.
+const MaxSubnet = 4 + 16
+
+// clientSubnet returns the data of the Client Subnet option among options, if it
+// is well-formed: a family, the length of a prefix, no scope, and as many octets of
+// the address as the prefix needs, with no bits set beyond it (RFC 7871 §6).
+func clientSubnet(options []byte) []byte {
+	for len(options) >= 4 {
+		code, n := binary.BigEndian.Uint16(options), int(binary.BigEndian.Uint16(options[2:]))
+		if 4+n > len(options) {
+			return nil
+		}
+		data := options[4 : 4+n]
+		options = options[4+n:]
+		if code != 8 || n < 4 {
+			continue
+		}
+		bits := int(data[2])
+		most := addressBits(binary.BigEndian.Uint16(data))
+		if bits > most || data[3] != 0 || n != 4+(bits+7)/8 {
+			return nil
+		}
+		if bits%8 != 0 && data[n-1]<<(bits%8) != 0 {
+			return nil
+		}
+		return data
+	}
+	return nil
+}
+
+// addressBits returns the bits of an address of a family, -1 for an unknown one.
+func addressBits(family uint16) int {
+	switch family {
+	case 1:
+		return 32
+	case 2:
+		return 128
+	}
+	return -1
 }
 
 // RR is where the parts of a record are in its message.

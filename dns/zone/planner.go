@@ -52,6 +52,9 @@ func NewPlanner(o Options) (*Planner, error) {
 // Zone returns the newest zone.
 func (p *Planner) Zone() *Zone { return p.zone }
 
+// Apex returns the name of the first of the cluster's zones, with its last dot.
+func (p *Planner) Apex() string { return wire.NameString(p.apexes[0]) }
+
 // Update returns the zone of u.New, and what is newly wrong or right with the
 // Services that changed. It must be given every update in order.
 func (p *Planner) Update(u model.Update) (*Zone, []Finding) {

@@ -1,0 +1,325 @@
+package forward
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sluicenet/sluice/dns/wire"
+)
+
+const (
+	idleTimeout = 8 * time.Second // below the 10 s after which servers close (RFC 7766 §6.2.3)
+	dialTimeout = 2 * time.Second
+	// stallAfter is how long a connection may say nothing while something is
+	// expected of it.
+	stallAfter = time.Second
+)
+
+var (
+	errClosed  = errors.New("connection closed by the server")
+	errStalled = errors.New("connection says nothing")
+)
+
+// streams are the connections to one server over TCP or TLS. Questions are
+// spread among a few of them, because some servers answer those of one connection
+// in turn.
+type streams struct {
+	upstream *upstream
+	tls      *tls.Config // nil for TCP
+
+	mu     sync.Mutex // guards all below
+	open   []*stream
+	closed bool
+}
+
+func (s *streams) init(u *upstream) {
+	s.upstream = u
+	if u.Protocol != TLS {
+		return
+	}
+	name := u.Name
+	if name == "" {
+		name = u.Addr.Addr().WithZone("").String()
+	}
+	s.tls = &tls.Config{
+		ServerName: name, RootCAs: u.forward.RootCAs, NextProtos: []string{"dot"},
+		MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(8),
+	}
+}
+
+// stream is one connection.
+type stream struct {
+	streams *streams
+	load    int         // questions under way; guarded by streams.mu
+	idle    *time.Timer // closes it; guarded by streams.mu
+	ready   chan struct{}
+	conn    net.Conn // nil until ready, or if it failed
+
+	write sync.Mutex // one message after the other
+	mu    sync.Mutex // guards all below
+	calls map[uint16]*call
+	err   error // why it is not usable any more
+	done  chan struct{}
+	read  time.Time // when something came last
+}
+
+// call is one question under way.
+type call struct {
+	question *Question
+	answer   chan *wire.Response
+}
+
+// ask puts the question to the server over the connection that has the least to
+// do. One that the server closed meanwhile, as it may, is no failure.
+func (s *streams) ask(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
+	for {
+		c, fresh, err := s.get()
+		if err != nil {
+			return nil, err
+		}
+		r, err := c.ask(ctx, q, edns)
+		s.put(c)
+		if err == nil || fresh || !errors.Is(err, errClosed) || ctx.Err() != nil {
+			return r, err
+		}
+	}
+}
+
+// get picks a connection, or begins to open one. fresh says that nothing was ever
+// asked over it.
+func (s *streams) get() (c *stream, fresh bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false, net.ErrClosed
+	}
+	for _, o := range s.open {
+		if c == nil || o.load < c.load {
+			c = o
+		}
+	}
+	o := &s.upstream.forward.Options
+	if c == nil || c.load > 0 && len(s.open) < o.MaxConns {
+		c = &stream{streams: s, ready: make(chan struct{}), done: make(chan struct{}), calls: map[uint16]*call{}}
+		c.idle = time.AfterFunc(time.Hour, c.closeIdle)
+		c.idle.Stop()
+		s.open = append(s.open, c)
+		fresh = true
+		s.upstream.forward.background.Go(c.serve)
+	}
+	if c.load >= o.MaxPipelined {
+		return nil, false, ErrBusy
+	}
+	c.load++
+	c.idle.Stop()
+	return c, fresh, nil
+}
+
+func (s *streams) put(c *stream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.load--
+	if c.load == 0 {
+		c.idle.Reset(idleTimeout)
+	}
+}
+
+func (c *stream) closeIdle() {
+	c.streams.mu.Lock()
+	unused := c.load == 0
+	c.streams.mu.Unlock()
+	if unused {
+		c.fail(errClosed)
+	}
+}
+
+func (s *streams) close() {
+	s.mu.Lock()
+	s.closed = true
+	open := slices.Clone(s.open)
+	s.mu.Unlock()
+	for _, c := range open {
+		c.fail(net.ErrClosed)
+	}
+}
+
+func (s *streams) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
+}
+
+// serve opens the connection and hands out what arrives, until it ends.
+func (c *stream) serve() {
+	conn, err := c.dial()
+	c.mu.Lock()
+	c.conn = conn
+	c.read = time.Now()
+	failed := c.err
+	c.mu.Unlock()
+	close(c.ready)
+	if err == nil && failed == nil {
+		err = c.receive(conn)
+	}
+	c.fail(err)
+}
+
+func (c *stream) dial() (net.Conn, error) {
+	u := c.streams.upstream
+	ctx, cancel := context.WithTimeout(u.ctx, min(dialTimeout, u.forward.Timeout))
+	defer cancel()
+	conn, err := u.forward.dial(ctx, "tcp", u.Addr)
+	if err != nil || c.streams.tls == nil {
+		return conn, err
+	}
+	secure := tls.Client(conn, c.streams.tls)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		closeQuietly(conn)
+		return nil, fmt.Errorf("TLS with %v: %w", u.Addr, err)
+	}
+	return secure, nil
+}
+
+// receive hands each answer to who asked, in whatever order they come (RFC 7766
+// §7). Its end is the end of the connection.
+func (c *stream) receive(conn net.Conn) error {
+	in := bufio.NewReader(conn)
+	var length [2]byte
+	for {
+		if _, err := io.ReadFull(in, length[:]); err != nil {
+			return errClosed
+		}
+		msg := make([]byte, binary.BigEndian.Uint16(length[:]))
+		if _, err := io.ReadFull(in, msg); err != nil {
+			return errClosed
+		}
+		c.mu.Lock()
+		c.read = time.Now()
+		var asked *call
+		if len(msg) >= wire.HeaderLen {
+			asked = c.calls[binary.BigEndian.Uint16(msg)]
+		}
+		c.mu.Unlock()
+		if asked == nil {
+			continue // too late, or of no question of ours
+		}
+		if r, err := asked.question.read(msg); err == nil {
+			select {
+			case asked.answer <- r:
+			default: // it has one
+			}
+		}
+	}
+}
+
+// fail ends the connection and all that waits for it.
+func (c *stream) fail(err error) {
+	s := c.streams
+	s.mu.Lock()
+	if i := slices.Index(s.open, c); i >= 0 {
+		s.open = slices.Delete(s.open, i, i+1)
+	}
+	c.idle.Stop()
+	s.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+		close(c.done)
+	}
+	if c.conn != nil {
+		closeQuietly(c.conn)
+	}
+}
+
+// ended returns why the connection is not usable any more, or nil.
+func (c *stream) ended() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+func (c *stream) ask(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
+	select {
+	case <-c.ready:
+	case <-c.done:
+		return nil, c.ended()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	asked := &call{q, make(chan *wire.Response, 1)}
+	id, err := c.begin(asked)
+	if err != nil {
+		return nil, err
+	}
+	defer c.end(id)
+	sent := time.Now()
+	if err := c.send(q, id, edns); err != nil {
+		c.fail(errClosed)
+		return nil, errClosed
+	}
+	select {
+	case r := <-asked.answer:
+		return r, nil
+	case <-c.done:
+		select {
+		case r := <-asked.answer: // came before the end
+			return r, nil
+		default:
+			return nil, c.ended()
+		}
+	case <-ctx.Done():
+		c.mu.Lock()
+		stalled := c.read.Before(sent) && time.Since(sent) >= stallAfter
+		c.mu.Unlock()
+		if stalled { // the next question goes over another one
+			c.fail(errStalled)
+		}
+		return nil, context.Cause(ctx)
+	}
+}
+
+// begin gives the call an ID that no other one under way has.
+func (c *stream) begin(asked *call) (uint16, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return 0, c.err
+	}
+	for {
+		id := uint16(rand.Uint32())
+		if c.calls[id] == nil {
+			c.calls[id] = asked
+			return id, nil
+		}
+	}
+}
+
+func (c *stream) end(id uint16) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.calls, id)
+}
+
+func (c *stream) send(q *Question, id uint16, edns bool) error {
+	var room [512]byte
+	msg := q.append(room[:2], id, edns)
+	binary.BigEndian.PutUint16(msg, uint16(len(msg)-2))
+	c.write.Lock()
+	defer c.write.Unlock()
+	if err := c.conn.SetWriteDeadline(time.Now().Add(stallAfter)); err != nil {
+		return err
+	}
+	_, err := c.conn.Write(msg)
+	return err
+}

@@ -1,0 +1,144 @@
+package dns
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+func corednsDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("coredns_"+name, help, labels, nil)
+}
+
+// The names and labels of CoreDNS 1.13, as its dashboards read them. Where CoreDNS
+// tells server blocks apart the label server is the first address listened on.
+var (
+	corednsRequests     = corednsDesc("dns_requests_total", "Queries received.", "server", "zone", "view", "proto", "family", "type")
+	corednsResponses    = corednsDesc("dns_responses_total", "Answers given.", "server", "zone", "view", "rcode", "plugin")
+	corednsEntries      = corednsDesc("cache_entries", "Answers in the cache.", "server", "type", "zones", "view")
+	corednsHits         = corednsDesc("cache_hits_total", "Queries that the cache answered.", "server", "type", "zones", "view")
+	corednsMisses       = corednsDesc("cache_misses_total", "Queries that the cache could not answer.", "server", "zones", "view")
+	corednsCacheQueries = corednsDesc("cache_requests_total", "Queries that the cache was asked.", "server", "zones", "view")
+	corednsPrefetch     = corednsDesc("cache_prefetch_total", "Answers asked for again before they expired.", "server", "zones", "view")
+	corednsStale        = corednsDesc("cache_served_stale_total", "Queries that an expired answer was given to.", "server", "zones", "view")
+	corednsEvictions    = corednsDesc("cache_evictions_total", "Answers that made room for others.", "server", "type", "zones", "view")
+	corednsDurations    = corednsDesc("proxy_request_duration_seconds", "Time that upstreams took.", "proxy_name", "to", "rcode")
+	corednsForwarded    = corednsDesc("forward_requests_total", "Queries sent to an upstream.", "to")
+	corednsUnhealthy    = corednsDesc("proxy_healthcheck_failures_total", "Failed health checks of an upstream.", "proxy_name", "to")
+	corednsOldUnhealthy = corednsDesc("forward_healthcheck_failures_total", "Failed health checks of an upstream.", "to")
+	corednsBroken       = corednsDesc("forward_healthcheck_broken_total", "Queries for which every upstream was down.")
+	corednsRejected     = corednsDesc("forward_max_concurrent_rejects_total", "Queries given up because too many were under way.")
+	corednsTaken        = corednsDesc("dns_request_duration_seconds", "Time that queries took to be answered.", "server", "zone", "view")
+)
+
+func describeCoreDNS(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		corednsRequests, corednsResponses, corednsEntries, corednsHits, corednsMisses, corednsCacheQueries,
+		corednsPrefetch, corednsStale, corednsEvictions, corednsDurations, corednsForwarded, corednsUnhealthy,
+		corednsOldUnhealthy, corednsBroken, corednsRejected, corednsTaken,
+	} {
+		ch <- d
+	}
+}
+
+// corednsCounters are what is counted for CoreDNS' metrics alone.
+type corednsCounters struct {
+	requests [2][2][2][len(types)]atomic.Uint64 // UDP, TCP; IPv4, IPv6; cluster, others
+}
+
+// countCoreDNS counts a query that is answered now.
+func (w *worker) countCoreDNS(source int) {
+	proto, family, zone := index(w.stream), index(w.six), index(source != sourceZone)
+	w.coredns.requests[proto][family][zone][typeIndex(w.query.Type)].Add(1)
+	w.corednsTimes[zone].Observe(time.Since(w.since))
+}
+
+func index(second bool) int {
+	if second {
+		return 1
+	}
+	return 0
+}
+
+// corednsPlugins are who answered, by where the answer came from.
+var corednsPlugins = [sourceCount]string{"kubernetes", "cache", "forward", ""}
+
+// collectCoreDNS writes what is counted anyway under CoreDNS' names.
+func (s *Server) collectCoreDNS(ch chan<- prometheus.Metric) {
+	counter := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
+	}
+	m := s.metrics
+	server := "dns://" + s.Addrs()[0].String()
+	cluster := s.planner.Apex()
+	sum := func(of func(*counters) *atomic.Uint64) float64 { return m.sum(of) }
+	for p, proto := range []string{"udp", "tcp"} {
+		for f, family := range []string{"1", "2"} {
+			for z, zone := range []string{cluster, "."} {
+				for t := range types {
+					if v := sum(func(c *counters) *atomic.Uint64 { return &c.coredns.requests[p][f][z][t] }); v > 0 {
+						counter(corednsRequests, v, server, zone, "", proto, family, types[t].name)
+					}
+				}
+			}
+		}
+	}
+	for z, zone := range []string{cluster, "."} {
+		buckets, count, total := m.corednsTimes[z].Read()
+		ch <- prometheus.MustNewConstHistogram(corednsTaken, count, total, buckets, server, zone, "")
+	}
+	for i, plugin := range corednsPlugins {
+		zone := "."
+		if i == sourceZone {
+			zone = cluster
+		}
+		for r, rcode := range rcodes {
+			if v := sum(func(c *counters) *atomic.Uint64 { return &c.responses[i][r] }); v > 0 {
+				counter(corednsResponses, v, server, zone, "", rcode, plugin)
+			}
+		}
+	}
+	stats := s.cache.Stats()
+	for i, n := range []int{stats.Items - stats.Denials, stats.Denials} {
+		ch <- prometheus.MustNewConstMetric(corednsEntries, prometheus.GaugeValue, float64(n), server, hits[i], ".", "")
+	}
+	counter(corednsEvictions, float64(stats.Evictions), server, "success", ".", "")
+	for z, zone := range s.zoneNames() {
+		of := func(get func(*zoneCounters) *atomic.Uint64) float64 {
+			return sum(func(c *counters) *atomic.Uint64 { return get(c.zone(z)) })
+		}
+		success := of(func(c *zoneCounters) *atomic.Uint64 { return &c.hits[hitSuccess] })
+		denial := of(func(c *zoneCounters) *atomic.Uint64 { return &c.hits[hitDenial] })
+		stale := of(func(c *zoneCounters) *atomic.Uint64 { return &c.hits[hitStale] })
+		missed := of(func(c *zoneCounters) *atomic.Uint64 { return &c.misses })
+		counter(corednsHits, success+stale, server, "success", zone, "")
+		counter(corednsHits, denial, server, "denial", zone, "")
+		counter(corednsStale, stale, server, zone, "")
+		counter(corednsMisses, missed, server, zone, "")
+		counter(corednsCacheQueries, success+denial+stale+missed, server, zone, "")
+		counter(corednsPrefetch, of(func(c *zoneCounters) *atomic.Uint64 { return &c.prefetches }), server, zone, "")
+	}
+	for _, u := range s.forward.Stats() {
+		to := u.Server.String()
+		buckets, count, total := u.Times.Read()
+		ch <- prometheus.MustNewConstHistogram(corednsDurations, count, total, buckets, "forward", to, "NOERROR")
+		counter(corednsForwarded, float64(u.Requests), to)
+		counter(corednsUnhealthy, float64(u.FailedProbes), "forward", to)
+		counter(corednsOldUnhealthy, float64(u.FailedProbes), to)
+	}
+	counter(corednsBroken, float64(s.forward.Broken()))
+	counter(corednsRejected, float64(s.forward.Busy()+m.resolver.shed.Load()))
+}
+
+// isIPv6 reports whether the address of a socket is one of IPv6.
+func isIPv6(addr net.Addr) bool {
+	switch a := addr.(type) {
+	case *net.UDPAddr:
+		return a.AddrPort().Addr().Is6()
+	case *net.TCPAddr:
+		return a.AddrPort().Addr().Is6()
+	}
+	return false
+}

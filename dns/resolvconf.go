@@ -1,0 +1,63 @@
+package dns
+
+import (
+	"context"
+	"slices"
+
+	"github.com/sluicenet/sluice/dns/forward"
+)
+
+// readResolvConf takes the root's servers from the resolv.conf, if that is where
+// they come from. What is wrong with it is logged: cluster names are answered all
+// the same, and the servers that were known stay.
+func (s *Server) readResolvConf() {
+	if !s.followsResolvConf() {
+		return
+	}
+	conf, err := forward.ReadResolvConf(s.ResolvConf, s.forward.Self)
+	if err != nil {
+		if message := err.Error(); message != s.resolvError {
+			s.Log.Warn("dns: no servers for names outside of the cluster", "err", err)
+			s.resolvError = message
+		}
+		return
+	}
+	s.resolvError = ""
+	if slices.Equal(conf.Servers, s.resolvServers) {
+		return
+	}
+	for _, loop := range conf.Skipped {
+		s.Log.Warn("dns: upstream not used", "err", loop)
+	}
+	i := slices.IndexFunc(s.forward.Zones, isRoot)
+	policy := s.forward.Zones[i].Policy
+	if policy == forward.Sequential {
+		policy = conf.Policy()
+	}
+	if err := s.forward.SetServers(s.forward.Zones[i].Name, conf.Servers, policy); err != nil {
+		s.Log.Warn("dns: upstreams not changed", "err", err)
+		return
+	}
+	s.resolvServers = conf.Servers
+	s.Log.Info("dns: upstreams read", "file", s.ResolvConf, "upstreams", s.upstreams())
+}
+
+// followResolvConf keeps the root's servers at what the resolv.conf says.
+func (s *Server) followResolvConf(ctx context.Context) error {
+	if !s.followsResolvConf() {
+		return nil
+	}
+	if err := forward.WatchFile(ctx, s.readResolvConf, s.ResolvConf, forward.ResolvedConf); err != nil {
+		s.Log.Warn("dns: changes of the resolv.conf are seen late", "err", err)
+	}
+	return nil
+}
+
+// upstreams returns the servers for logs.
+func (s *Server) upstreams() []string {
+	var list []string
+	for _, u := range s.forward.Stats() {
+		list = append(list, u.Server.String())
+	}
+	return list
+}
