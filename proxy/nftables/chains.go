@@ -59,7 +59,11 @@ const (
 	chainOutput      = "output"
 	chainPostrouting = "postrouting"
 	chainServices    = "services"
+	chainUnserved    = "unserved"
 	chainRefuse      = "refuse" // "reject" is a word of nft's language
+
+	chainPreroutingLate = "prerouting-late"
+	chainOutputLate     = "output-late"
 )
 
 // verdict returns the name of the chain that a frontend's packets go to, or
@@ -120,6 +124,9 @@ type rules struct {
 	family proxy.Family
 	mark   uint32
 	pods   bool // the set of Pods' networks is known
+	// interfaces are those that Pods come in by; if there are any, they decide
+	// instead of the networks.
+	interfaces []string
 	// restricted tells that only some local addresses answer NodePorts.
 	restricted bool
 }
@@ -132,8 +139,8 @@ func (r rules) frontend(c chainSpec) []rule {
 	}
 	if c.inside != c.outside {
 		chains := c.needs()
-		if r.pods {
-			out = append(out, append(r.member(setPods, false), goTo(chains[0].verdict())))
+		for _, pod := range r.fromPod() {
+			out = append(out, append(pod, goTo(chains[0].verdict())))
 		}
 		out = append(out, append(r.localSource(), goTo(chains[1].verdict())))
 		return append(out, r.balance(c, c.outside)...)
@@ -144,8 +151,8 @@ func (r rules) frontend(c chainSpec) []rule {
 	case fromNode:
 		out = append(out, append(r.localSource(), r.setMark()...))
 	case offCluster:
-		if r.pods {
-			out = append(out, append(r.member(setPods, true), r.setMark()...))
+		if notPod := r.notFromPod(); notPod != nil {
+			out = append(out, append(notPod, r.setMark()...))
 		}
 	}
 	return append(out, r.balance(c, c.inside)...)
@@ -235,16 +242,57 @@ func (r rules) remember(operation uint32, timeout time.Duration) rule {
 		&expr.Dynset{SrcRegKey: register(0), SetName: specs[setAffinity].name, Operation: operation, Timeout: timeout})
 }
 
+// fromPod returns the matches of packets from Pods, each of some.
+func (r rules) fromPod() []rule {
+	if r.pods && len(r.interfaces) == 0 {
+		return []rule{r.member(setPods, false)}
+	}
+	var out []rule
+	for _, name := range r.interfaces {
+		out = append(out, incoming(expr.CmpOpEq, name))
+	}
+	return out
+}
+
+// notFromPod matches packets that are not from Pods. It is nil where that is not
+// known.
+func (r rules) notFromPod() rule {
+	if r.pods && len(r.interfaces) == 0 {
+		return r.member(setPods, true)
+	}
+	var out rule
+	for _, name := range r.interfaces {
+		out = append(out, incoming(expr.CmpOpNeq, name)...)
+	}
+	return out
+}
+
+// incoming compares the interface that a packet comes in by, which packets of
+// this node have none of, with a name, or its beginning if that ends in "*".
+func incoming(op expr.CmpOp, name string) rule {
+	data := []byte(strings.TrimSuffix(name, "*"))
+	if len(data) == len(name) {
+		data = append(data, make([]byte, max(unix.IFNAMSIZ-len(data), 0))...)
+	}
+	return rule{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register(0)},
+		&expr.Cmp{Op: op, Register: register(0), Data: data},
+	}
+}
+
 // localSource matches packets from an address of this node.
-func (r rules) localSource() rule { return r.fib(true) }
+func (r rules) localSource() rule { return r.fib(true, expr.CmpOpEq) }
 
 // localDestination matches packets to an address of this node.
-func (r rules) localDestination() rule { return r.fib(false) }
+func (r rules) localDestination() rule { return r.fib(false, expr.CmpOpEq) }
 
-func (r rules) fib(source bool) rule {
+// foreignDestination matches packets to any other.
+func (r rules) foreignDestination() rule { return r.fib(false, expr.CmpOpNeq) }
+
+func (r rules) fib(source bool, op expr.CmpOp) rule {
 	return rule{
 		&expr.Fib{Register: register(0), FlagSADDR: source, FlagDADDR: !source, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+		&expr.Cmp{Op: op, Register: register(0), Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 	}
 }
 
@@ -298,6 +346,18 @@ func (r rules) services() []rule {
 		nodePorts = append(nodePorts, r.member(setNodePortAddresses, false)...)
 	}
 	return []rule{r.verdictOf(setServices), append(nodePorts, r.verdictOf(setNodePorts)...)}
+}
+
+// unserved returns the rules for what nobody has translated: a ClusterIP answers
+// no other ports than its Service's, and addresses of the ranges that no Service
+// has lead nowhere. These are dropped, so that no connection comes to be, and
+// that a client which is early is served when it tries again. An address that
+// the node itself has is the node's business.
+func (r rules) unserved() []rule {
+	return []rule{
+		append(append(r.member(setClusterIPs, false), r.foreignDestination()...), goTo(chainRefuse)),
+		append(append(r.member(setServiceCIDRs, false), r.foreignDestination()...), verdict(expr.VerdictDrop, "")),
+	}
 }
 
 // refuse returns the rules that reject: TCP by a reset, because the kernel limits

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/sluicenet/sluice/proxy"
-	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
 // change collects what a step writes.
@@ -16,6 +15,8 @@ type change struct {
 	engine *Engine
 	ops    []operation
 	chains []chainKey // to be written
+	// last appends what comes after everything else.
+	last func(*batch) error
 }
 
 // operation writes an element: adds it, deletes it, or both, to replace it.
@@ -41,17 +42,20 @@ func (c *change) remove(k elementKey, data string) {
 }
 
 // phase orders what does not fit into one transaction: nothing may point at what
-// is not there yet.
+// is not there yet, and no ClusterIP refuse ports that are to come.
 func (o *operation) phase() int {
-	if o.set == setServices || o.set == setNodePorts {
+	switch o.set {
+	case setServices, setNodePorts:
 		return 1
+	case setClusterIPs:
+		return 2
 	}
 	return 0
 }
 
 // commit sends the change, behind what m holds already. Mostly it is one
 // transaction; at a cold start several, each of which leaves what works working.
-func (c *change) commit(ctx context.Context, m *nfnl.Messages) error {
+func (c *change) commit(ctx context.Context, m *batch) error {
 	slices.SortFunc(c.chains, func(a, b chainKey) int {
 		if a.family != b.family {
 			return int(a.family) - int(b.family)
@@ -74,18 +78,27 @@ func (c *change) commit(ctx context.Context, m *nfnl.Messages) error {
 	if len(c.chains) > 0 {
 		c.engine.drift.rules = nil
 	}
-	first, last := c.phases()
-	for _, ops := range [2][]operation{first, last} {
-		for len(ops) > 0 {
-			if err := c.flush(ctx, m); err != nil {
-				return err
-			}
-			n := 0
-			for size := m.Len(); n < len(ops) && (n == 0 || size < c.engine.budget); n++ {
-				size += ops[n].size()
-			}
-			putOperations(m, ops[:n])
-			ops = ops[n:]
+	if err := c.keepCounts(ctx, m); err != nil {
+		return err
+	}
+	slices.SortStableFunc(c.ops, func(a, b operation) int { return a.phase() - b.phase() })
+	for ops := c.ops; len(ops) > 0; {
+		if err := c.flush(ctx, m); err != nil {
+			return err
+		}
+		n := 0
+		for size := m.Len(); n < len(ops) && ops[n].phase() == ops[0].phase() && (n == 0 || size < c.engine.budget); n++ {
+			size += ops[n].size()
+		}
+		putOperations(m, ops[:n])
+		ops = ops[n:]
+	}
+	if c.last != nil {
+		if err := c.flush(ctx, m); err != nil {
+			return err
+		}
+		if err := c.last(m); err != nil {
+			return err
 		}
 	}
 	if m.Count() > 1 {
@@ -95,7 +108,7 @@ func (c *change) commit(ctx context.Context, m *nfnl.Messages) error {
 }
 
 // flush sends what m holds if that is as much as a transaction should have.
-func (c *change) flush(ctx context.Context, m *nfnl.Messages) error {
+func (c *change) flush(ctx context.Context, m *batch) error {
 	if m.Len() < c.engine.budget {
 		return nil
 	}
@@ -105,16 +118,6 @@ func (c *change) flush(ctx context.Context, m *nfnl.Messages) error {
 	m.Reset()
 	m.BeginBatch()
 	return nil
-}
-
-// phases returns the operations in the order of their phases.
-func (c *change) phases() (first, last []operation) {
-	slices.SortStableFunc(c.ops, func(a, b operation) int { return a.phase() - b.phase() })
-	i := slices.IndexFunc(c.ops, func(o operation) bool { return o.phase() == 1 })
-	if i < 0 {
-		i = len(c.ops)
-	}
-	return c.ops[:i], c.ops[i:]
 }
 
 // size is an upper bound of what the operation takes in a message.
@@ -131,7 +134,7 @@ func (o *operation) size() int {
 
 // putOperations appends operations of one transaction: deletions first, so that
 // an element can be replaced.
-func putOperations(m *nfnl.Messages, ops []operation) {
+func putOperations(m *batch, ops []operation) {
 	dels, adds := map[place][]element{}, map[place][]element{}
 	for _, o := range ops {
 		if o.del {
@@ -168,13 +171,14 @@ func compareText(a, b string) int {
 
 // changeNode makes the change of what concerns the node. Rules depend on whether
 // the Pods' networks are known at all.
-func (e *Engine) changeNode(m *nfnl.Messages, c *change, node proxy.Node) error {
+func (e *Engine) changeNode(m *batch, c *change, node proxy.Node) error {
 	old := e.node
 	e.node = node
 	for _, family := range e.families {
 		pods, ports := ofFamily(node.Pods, family), ofFamily(node.NodePorts, family)
-		samePods, samePorts := slices.Equal(pods, ofFamily(old.Pods, family)), slices.Equal(ports, ofFamily(old.NodePorts, family))
-		if samePods && samePorts {
+		if slices.Equal(pods, ofFamily(old.Pods, family)) && slices.Equal(ports, ofFamily(old.NodePorts, family)) &&
+			slices.Equal(node.PodInterfaces, old.PodInterfaces) &&
+			slices.Equal(ofFamily(node.ServiceCIDRs, family), ofFamily(old.ServiceCIDRs, family)) {
 			continue
 		}
 		e.putRanges(m, family)
@@ -192,7 +196,7 @@ func (e *Engine) changeNode(m *nfnl.Messages, c *change, node proxy.Node) error 
 }
 
 // putRanges appends the messages that fill the sets of the node's networks anew.
-func (e *Engine) putRanges(m *nfnl.Messages, family proxy.Family) {
+func (e *Engine) putRanges(m *batch, family proxy.Family) {
 	for _, r := range e.ranges(family) {
 		flushElements(m, r.place)
 		putElements(m, r.place, r.elements, false)
@@ -205,7 +209,7 @@ type rangeSet struct {
 }
 
 // ranges returns the elements of the sets of the node's networks.
-func (e *Engine) ranges(family proxy.Family) [2]rangeSet {
+func (e *Engine) ranges(family proxy.Family) [3]rangeSet {
 	of := func(id setID, prefixes []netip.Prefix) rangeSet {
 		r := rangeSet{place: place{family, id}}
 		for _, p := range outermost(ofFamily(prefixes, family)) {
@@ -214,7 +218,7 @@ func (e *Engine) ranges(family proxy.Family) [2]rangeSet {
 		}
 		return r
 	}
-	return [2]rangeSet{of(setPods, e.node.Pods), of(setNodePortAddresses, e.node.NodePorts)}
+	return [3]rangeSet{of(setPods, e.node.Pods), of(setNodePortAddresses, e.node.NodePorts), of(setServiceCIDRs, e.node.ServiceCIDRs)}
 }
 
 func ofFamily(prefixes []netip.Prefix, family proxy.Family) []netip.Prefix {

@@ -1,10 +1,13 @@
 package nftables
 
 import (
+	"cmp"
+	"fmt"
 	"hash/fnv"
 	"net/netip"
 	"slices"
 
+	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/proxy"
 )
 
@@ -48,6 +51,7 @@ func (t slotTable) assign(backends []proxy.Backend) slotTable {
 
 // portState is a port's plan with the slots of its backends.
 type portState struct {
+	service        model.Name
 	plan           *proxy.Port
 	cluster, local slotTable
 }
@@ -64,18 +68,21 @@ func (s serviceState) next(plan *proxy.Service) serviceState {
 	out := make(serviceState, 0, len(plan.Ports))
 	for _, p := range plan.Ports {
 		var from portState
-		if i := slices.IndexFunc(s, func(o portState) bool {
-			return o.plan.Family == p.Family && o.plan.Protocol == p.Protocol && o.plan.Port == p.Port
-		}); i >= 0 {
+		// Both are in the plan's order.
+		if i, ok := slices.BinarySearchFunc(s, p, comparePorts); ok {
 			from = s[i]
 		}
-		out = append(out, from.next(p))
+		out = append(out, from.next(plan.Name, p))
 	}
 	return out
 }
 
-func (s portState) next(plan *proxy.Port) portState {
-	out := portState{plan: plan}
+func comparePorts(a portState, b *proxy.Port) int {
+	return cmp.Or(cmp.Compare(a.plan.Family, b.Family), cmp.Compare(a.plan.Protocol, b.Protocol), cmp.Compare(a.plan.Port, b.Port))
+}
+
+func (s portState) next(service model.Name, plan *proxy.Port) portState {
+	out := portState{service: service, plan: plan}
 	if uses(plan, proxy.ToCluster) {
 		out.cluster = s.cluster.assign(plan.Cluster)
 	}
@@ -145,6 +152,9 @@ func (s *portState) entry(f *proxy.Frontend, emit func(element), chain func(prox
 	key = appendPort(key, p.Protocol, f.Port)
 	emit(element{place{p.Family, set}, string(key), spec.verdict()})
 	chain(p.Family, spec)
+	if f.Kind == proxy.ClusterIP {
+		emit(element{place{p.Family, setClusterIPs}, string(key[:f.Addr.BitLen()/8]), ""})
+	}
 	if spec.sources {
 		for _, r := range outermost(f.Sources) {
 			first, last := bounds(r)
@@ -193,7 +203,7 @@ func (s *portState) sticky(f *proxy.Frontend, emit func(element)) {
 		choices.set, backends.set = setNodePortChoices, setNodePortBackends
 	}
 	slot, choice := s.keys(f)
-	ids := numbers(append(slices.Clone(s.cluster), s.local...))
+	ids := s.numbers()
 	for from, t := range map[uint32]slotTable{0: s.cluster, localSlots: s.local} {
 		for i, b := range t {
 			emit(element{choices, choice(from + uint32(i)), string(appendNumber(nil, ids[b]))})
@@ -204,18 +214,20 @@ func (s *portState) sticky(f *proxy.Frontend, emit func(element)) {
 	}
 }
 
-// numbers gives each backend a number of its own that depends on its address
-// alone, so that what is remembered holds across changes and restarts. Where two
-// meet, which is a matter of one in many millions, the second takes the next.
-func numbers(backends slotTable) map[netip.AddrPort]uint32 {
-	unique := slices.Clone(backends)
+// numbers gives each backend a number of its own that depends on its address and
+// the Service's port alone, so that what is remembered holds for all frontends of
+// the port, and across changes and restarts. Where two meet, which is a matter of
+// one in many millions, the second takes the next.
+func (s *portState) numbers() map[netip.AddrPort]uint32 {
+	unique := append(slices.Clone(s.cluster), s.local...)
+	seed := fmt.Sprintf("%s %s %d ", s.service, s.plan.Protocol, s.plan.Port)
 	slices.SortFunc(unique, netip.AddrPort.Compare)
 	unique = slices.Compact(unique)
 	out := make(map[netip.AddrPort]uint32, len(unique))
 	taken := make(map[uint32]struct{}, len(unique))
 	for _, b := range unique {
 		h := fnv.New32a()
-		_, _ = h.Write([]byte(addrPort(b)))
+		_, _ = h.Write([]byte(seed + addrPort(b)))
 		n := h.Sum32()
 		for {
 			if _, ok := taken[n]; !ok && n != 0 {

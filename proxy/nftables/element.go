@@ -57,7 +57,7 @@ func parseAddrPort(s string) (netip.AddrPort, bool) {
 
 // put appends the element to a list of elements. For a deletion the key is
 // enough.
-func (e *element) put(m *nfnl.Messages, deletion bool) {
+func (e *element) put(m *batch, deletion bool) {
 	spec := &specs[e.set]
 	item := m.Nest(unix.NFTA_LIST_ELEM)
 	key, last := e.key, ""
@@ -77,6 +77,9 @@ func (e *element) put(m *nfnl.Messages, deletion bool) {
 			putData(m, unix.NFTA_SET_ELEM_DATA, e.data)
 		}
 	}
+	if count, ok := m.counted[elementKey{e.place, e.key}]; ok && !deletion {
+		putCounter(m, count)
+	}
 	m.End(item)
 	if last == "" || len(spec.key) > 1 {
 		return
@@ -95,13 +98,13 @@ func (e *element) put(m *nfnl.Messages, deletion bool) {
 	}
 }
 
-func putData(m *nfnl.Messages, kind uint16, value string) {
+func putData(m *batch, kind uint16, value string) {
 	n := m.Nest(kind)
 	m.Text(unix.NFTA_DATA_VALUE, value)
 	m.End(n)
 }
 
-func putVerdict(m *nfnl.Messages, chain string) {
+func putVerdict(m *batch, chain string) {
 	v := m.Nest(unix.NFTA_DATA_VERDICT)
 	if chain == verdictDrop {
 		m.Uint32(unix.NFTA_VERDICT_CODE, 0) // NF_DROP
@@ -116,14 +119,14 @@ func putVerdict(m *nfnl.Messages, chain string) {
 const maxElements = 40 << 10
 
 // putElements appends messages that add or delete elements of one set.
-func putElements(m *nfnl.Messages, at place, elements []element, deletion bool) {
+func putElements(m *batch, at place, elements []element, deletion bool) {
 	kind, flags := unix.NFT_MSG_NEWSETELEM, uint16(unix.NLM_F_CREATE)
 	if deletion {
 		kind, flags = unix.NFT_MSG_DELSETELEM, 0
 	}
 	for len(elements) > 0 {
 		m.Begin(unix.NFNL_SUBSYS_NFTABLES, kind, flags, nfFamily(at.family))
-		m.String(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+		m.String(unix.NFTA_SET_ELEM_LIST_TABLE, m.table)
 		m.String(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
 		list := m.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 		for len(elements) > 0 && m.Len()-list < maxElements {
@@ -136,22 +139,28 @@ func putElements(m *nfnl.Messages, at place, elements []element, deletion bool) 
 }
 
 // flushElements appends the message that empties a set.
-func flushElements(m *nfnl.Messages, at place) {
+func flushElements(m *batch, at place) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELSETELEM, 0, nfFamily(at.family))
-	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, m.table)
 	m.String(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
 	m.Finish()
 }
 
+// seen is an element as the kernel lists it.
+type seen struct {
+	element
+	count proxy.Traffic
+}
+
 // parseElements calls each for the elements in an answer, without those that
 // only end a range.
-func parseElements(at place, body []byte, each func(element)) {
+func parseElements(at place, body []byte, each func(seen)) {
 	for kind, v := range nfnl.Attributes(body[4:]) {
 		if kind != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 			continue
 		}
 		for _, item := range nfnl.Attributes(v) {
-			e, end := element{place: at}, false
+			e, end := seen{element: element{place: at}}, false
 			var last string
 			for kind, v := range nfnl.Attributes(item) {
 				switch kind {
@@ -161,6 +170,8 @@ func parseElements(at place, body []byte, each func(element)) {
 					last = dataValue(v)
 				case unix.NFTA_SET_ELEM_DATA:
 					e.data = dataValue(v)
+				case unix.NFTA_SET_ELEM_EXPR:
+					e.count = parseCounter(v)
 				case unix.NFTA_SET_ELEM_FLAGS:
 					end = len(v) == 4 && binary.BigEndian.Uint32(v)&unix.NFT_SET_ELEM_INTERVAL_END != 0
 				}

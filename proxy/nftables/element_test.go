@@ -5,11 +5,10 @@ import (
 	"testing"
 
 	"github.com/sluicenet/sluice/proxy"
-	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
 func FuzzParseElements(f *testing.F) {
-	m := &nfnl.Messages{}
+	m := &batch{table: tableName}
 	at := place{proxy.IPv4, setServices}
 	putElements(m, at, []element{{at, "0123456789ab", "service-cluster-3"}, {at, "0123456789ac", verdictDrop}}, false)
 	for msg := range m.All() {
@@ -19,7 +18,7 @@ func FuzzParseElements(f *testing.F) {
 		if len(b) < 4 {
 			return
 		}
-		parseElements(at, b, func(element) {})
+		parseElements(at, b, func(seen) {})
 	})
 }
 

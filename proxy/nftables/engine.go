@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +30,12 @@ type Options struct {
 type Engine struct {
 	mark     uint32
 	log      *slog.Logger
+	table    string
 	sock     kernel
 	families []proxy.Family
+	// questions is a socket for those whom any goroutine may ask, one at a time.
+	questions kernel
+	asking    sync.Mutex
 	// budget is how many bytes a transaction should have. It may become
 	// larger by the rules of a chain or one more element.
 	budget int
@@ -40,7 +45,7 @@ type Engine struct {
 	valid    bool
 	node     proxy.Node
 	services map[model.Name]serviceState
-	hairpins map[elementKey]int // the number of backends with the address
+	shared   map[elementKey]int // by how many Services' parts an element is wanted
 	chains   map[chainKey]*chain
 	// garbage is slots that nothing points at any more, with their data.
 	garbage map[elementKey]string
@@ -91,22 +96,30 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		return nil, unsupported(err)
 	}
-	return newEngine(s, o), nil
+	questions, err := nfnl.Dial(o.NetNS)
+	if err != nil {
+		s.Close()
+		return nil, unsupported(err)
+	}
+	return newEngine(s, questions, o), nil
 }
 
-func newEngine(k kernel, o Options) *Engine {
-	return &Engine{mark: o.MasqueradeMark, log: o.Log, sock: k, budget: k.Limit() / 4}
+func newEngine(k, questions kernel, o Options) *Engine {
+	return &Engine{mark: o.MasqueradeMark, log: o.Log, table: tableName, sock: k, questions: questions, budget: k.Limit() / 4}
 }
 
 // Close implements [proxy.Engine].
 func (e *Engine) Close() error {
+	e.asking.Lock()
+	defer e.asking.Unlock()
+	e.questions.Close()
 	e.sock.Close()
 	return nil
 }
 
 // rules returns the writer of a family's rules.
 func (e *Engine) rules(family proxy.Family) rules {
-	return rules{family: family, mark: e.mark, pods: len(ofFamily(e.node.Pods, family)) > 0,
+	return rules{family: family, mark: e.mark, pods: len(ofFamily(e.node.Pods, family)) > 0, interfaces: e.node.PodInterfaces,
 		restricted: len(ofFamily(e.node.NodePorts, family)) > 0}
 }
 
@@ -116,6 +129,24 @@ func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
 	if err := e.probeFamilies(); err != nil {
 		return err
 	}
+	if err := e.makeWay(ctx, plan); err != nil {
+		return err
+	}
+	spare, err := e.hasTables(ctx, spareName)
+	if err != nil {
+		return err
+	}
+	// As long as the spare table serves, ours is not attached before it is whole.
+	err = e.fill(ctx, plan, spare)
+	if err != nil {
+		return err
+	}
+	e.valid = true
+	return nil
+}
+
+// fill makes the table match the plan, whatever of its layout is there.
+func (e *Engine) fill(ctx context.Context, plan *proxy.Plan, attachLast bool) error {
 	generation, err := e.generation(ctx)
 	if err != nil {
 		return fmt.Errorf("nftables: %w", unsupported(err))
@@ -127,55 +158,34 @@ func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
 	e.drift = drift{generation: generation, looked: e.drift.looked, took: e.drift.took}
 	e.node = plan.Node
 	e.services = make(map[model.Name]serviceState, plan.Len())
-	e.hairpins = map[elementKey]int{}
+	e.shared = map[elementKey]int{}
 	e.chains = map[chainKey]*chain{}
 	e.garbage = map[elementKey]string{}
 	for _, k := range found.chains {
 		e.chains[k] = &chain{}
 	}
-	err = e.reconcile(ctx, found, func(each func(serviceState)) {
+	return e.reconcile(ctx, found, func(each func(serviceState)) {
 		for s := range plan.Services() {
 			state := found.state(s).next(s)
 			e.services[s.Name] = state
 			each(state)
 		}
-	}, false)
-	if incompatible(err) {
-		// Another version of sluice had another layout.
-		e.log.Warn("replacing a table that cannot be taken over", "error", err)
-		e.chains, e.garbage = map[chainKey]*chain{}, map[elementKey]string{}
-		err = e.reconcile(ctx, &listing{elements: map[elementKey]string{}}, func(each func(serviceState)) {
-			for _, state := range e.services {
-				each(state)
-			}
-		}, true)
-	}
-	if err != nil {
-		return err
-	}
-	e.valid = true
-	return nil
-}
-
-// incompatible reports whether the kernel refused to change what is there into
-// what is wanted.
-func incompatible(err error) bool {
-	return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBUSY)
+	}, attachLast)
 }
 
 // reconcile makes the kernel match all Services, given what it has. It rewrites
 // all rules, and of the elements those that differ.
-func (e *Engine) reconcile(ctx context.Context, found *listing, services func(each func(serviceState)), replace bool) error {
+func (e *Engine) reconcile(ctx context.Context, found *listing, services func(each func(serviceState)), attachLast bool) error {
 	c := change{engine: e}
 	for _, ch := range e.chains {
 		ch.uses = 0
 	}
-	clear(e.hairpins)
+	clear(e.shared)
 	services(func(s serviceState) {
 		s.elements(func(el element) {
 			k := elementKey{el.place, el.key}
-			if el.set == setHairpin {
-				if e.hairpins[k]++; e.hairpins[k] > 1 {
+			if specs[el.set].shared {
+				if e.shared[k]++; e.shared[k] > 1 {
 					return
 				}
 			}
@@ -191,17 +201,23 @@ func (e *Engine) reconcile(ctx context.Context, found *listing, services func(ea
 	for k, data := range found.elements {
 		c.remove(k, data)
 	}
-	m := &nfnl.Messages{}
-	m.BeginBatch()
+	m := e.transaction()
 	for _, family := range e.families {
-		if replace {
-			addTable(m, family) // so that deleting it cannot fail
-			deleteTable(m, family)
-		}
 		if err := e.rules(family).define(m); err != nil {
 			return err
 		}
 		e.putRanges(m, family)
+	}
+	if attachLast {
+		c.last = func(m *batch) error {
+			if err := e.attach(m); err != nil {
+				return err
+			}
+			e.dropSpare(m)
+			return nil
+		}
+	} else if err := e.attach(m); err != nil {
+		return err
 	}
 	for k, ch := range e.chains {
 		if ch.uses > 0 {
@@ -211,6 +227,15 @@ func (e *Engine) reconcile(ctx context.Context, found *listing, services func(ea
 	return c.commit(ctx, m)
 }
 
+func (e *Engine) attach(m *batch) error {
+	for _, family := range e.families {
+		if err := e.rules(family).attach(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Apply implements [proxy.Engine].
 func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 	if !e.valid {
@@ -218,16 +243,15 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 	}
 	e.valid = false
 	c := change{engine: e}
-	m := &nfnl.Messages{}
-	m.BeginBatch()
+	m := e.transaction()
 	if err := e.changeNode(m, &c, changes.New.Node); err != nil {
 		return err
 	}
 	old := map[elementKey]string{}
 	keep := func(el element) {
 		k := elementKey{el.place, el.key}
-		if el.set == setHairpin {
-			e.hairpins[k]--
+		if specs[el.set].shared {
+			e.shared[k]--
 		}
 		old[k] = el.data
 	}
@@ -244,11 +268,11 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 		}
 	}
 	for k, data := range old {
-		if k.set == setHairpin {
-			if e.hairpins[k] > 0 {
+		if specs[k.set].shared {
+			if e.shared[k] > 0 {
 				continue
 			}
-			delete(e.hairpins, k)
+			delete(e.shared, k)
 		}
 		c.remove(k, data)
 	}
@@ -262,10 +286,10 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 // renew adds an element to a change, if it is not there already.
 func (e *Engine) renew(c *change, el element, old map[elementKey]string) {
 	k := elementKey{el.place, el.key}
-	if el.set == setHairpin {
+	if specs[el.set].shared {
 		_, had := old[k]
-		e.hairpins[k]++
-		if !had && e.hairpins[k] == 1 {
+		e.shared[k]++
+		if !had && e.shared[k] == 1 {
 			c.add(el, false)
 		}
 		return
@@ -316,12 +340,14 @@ func (e *Engine) release(family proxy.Family, spec chainSpec) {
 // Cleanup implements [proxy.Engine].
 func (e *Engine) Cleanup(context.Context) error {
 	e.valid = false
-	for _, family := range []proxy.Family{proxy.IPv4, proxy.IPv6} {
-		m := &nfnl.Messages{}
-		m.BeginBatch()
-		deleteTable(m, family)
-		if err := e.sock.Commit(m); err != nil && !missing(err) {
-			return fmt.Errorf("nftables: remove table %s of %s: %w", tableName, family, unsupported(err))
+	for _, table := range [...]string{spareName, tableName} {
+		for _, family := range [...]proxy.Family{proxy.IPv4, proxy.IPv6} {
+			m := &batch{table: table}
+			m.BeginBatch()
+			deleteTable(m, family)
+			if err := explain(m, e.sock.Commit(&m.Messages)); err != nil && !missing(err) {
+				return fmt.Errorf("nftables: remove table %s of %s: %w", table, family, unsupported(err))
+			}
 		}
 	}
 	return nil

@@ -108,7 +108,7 @@ func executeElements(msg nfnl.Message, family proxy.Family, elements map[element
 	}
 	var failed error
 	flush := true
-	parseElements(at, msg.Body, func(e element) {
+	parseElements(at, msg.Body, func(e seen) {
 		flush = false
 		key := elementKey{at, e.key + map[bool]string{true: "$"}[e.data == rangeEnd]}
 		old, ok := elements[key]
@@ -140,7 +140,7 @@ func (k *fakeKernel) Ask(_ context.Context, m *nfnl.Messages, each func(nfnl.Mes
 		if msg.Body[0] == unix.NFPROTO_IPV6 {
 			family = proxy.IPv6
 		}
-		out := &nfnl.Messages{}
+		out := &batch{table: tableName}
 		switch msg.Kind & 0xff {
 		case unix.NFT_MSG_GETGEN:
 			out.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWGEN, 0, 0)
@@ -158,7 +158,12 @@ func (k *fakeKernel) Ask(_ context.Context, m *nfnl.Messages, each func(nfnl.Mes
 			}
 		case unix.NFT_MSG_GETSETELEM:
 			_, name := names(msg, unix.NFTA_SET_ELEM_LIST_SET)
+			wanted := map[string]bool{}
+			parseElements(place{family, setServices}, msg.Body, func(e seen) { wanted[e.key] = true })
 			for key, data := range k.elements {
+				if len(wanted) > 0 && !wanted[key.key] {
+					continue
+				}
 				if key.family == family && specs[key.set].name == name {
 					putElements(out, key.place, []element{{key.place, key.key, data}}, false)
 				}

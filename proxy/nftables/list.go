@@ -38,7 +38,7 @@ func (e *Engine) list(ctx context.Context) (*listing, error) {
 func (e *Engine) listOnce(ctx context.Context) (*listing, error) {
 	l := &listing{elements: map[elementKey]string{}, rules: map[chainKey]uint64{}}
 	for _, family := range e.families {
-		if ok, err := e.hasTable(ctx, family); err != nil {
+		if ok, err := e.hasTable(ctx, family, e.table); err != nil {
 			return nil, err
 		} else if !ok {
 			continue
@@ -47,7 +47,7 @@ func (e *Engine) listOnce(ctx context.Context) (*listing, error) {
 			return nil, err
 		}
 		for id := range setCount {
-			if specs[id].dynamic || id == setPods || id == setNodePortAddresses {
+			if specs[id].dynamic || specs[id].node {
 				continue
 			}
 			at := place{family, id}
@@ -60,13 +60,13 @@ func (e *Engine) listOnce(ctx context.Context) (*listing, error) {
 	return l, nil
 }
 
-// hasTable reports whether the table is there.
-func (e *Engine) hasTable(ctx context.Context, family proxy.Family) (bool, error) {
-	m := &nfnl.Messages{}
+// hasTable reports whether a family has a table.
+func (e *Engine) hasTable(ctx context.Context, family proxy.Family, name string) (bool, error) {
+	m := e.batch()
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETTABLE, 0, nfFamily(family))
-	m.String(unix.NFTA_TABLE_NAME, tableName)
+	m.String(unix.NFTA_TABLE_NAME, name)
 	m.Finish()
-	err := e.sock.Ask(ctx, m, func(nfnl.Message) {})
+	err := e.sock.Ask(ctx, &m.Messages, func(nfnl.Message) {})
 	if missing(err) {
 		return false, nil
 	}
@@ -76,12 +76,17 @@ func (e *Engine) hasTable(ctx context.Context, family proxy.Family) (bool, error
 // listElements calls each for the elements of a set; a set that is not there has
 // none.
 func (e *Engine) listElements(ctx context.Context, at place, each func(element)) error {
-	m := &nfnl.Messages{}
+	return e.dump(ctx, e.sock, at, func(s seen) { each(s.element) })
+}
+
+// dump is listElements by way of any socket, with what the elements counted.
+func (e *Engine) dump(ctx context.Context, k kernel, at place, each func(seen)) error {
+	m := e.batch()
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, nfFamily(at.family))
-	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
+	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, e.table)
 	m.String(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
 	m.Finish()
-	err := e.sock.Ask(ctx, m, func(msg nfnl.Message) {
+	err := k.Ask(ctx, &m.Messages, func(msg nfnl.Message) {
 		if msg.Kind&0xff == unix.NFT_MSG_NEWSETELEM {
 			parseElements(at, msg.Body, each)
 		}
@@ -95,11 +100,11 @@ func (e *Engine) listElements(ctx context.Context, at place, each func(element))
 // listChains reads the names of all chains and a hash of each one's rules.
 func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing) error {
 	static := e.rules(family).static()
-	m := &nfnl.Messages{}
+	m := e.batch()
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, nfFamily(family))
 	m.Finish()
-	err := e.sock.Ask(ctx, m, func(msg nfnl.Message) {
-		if table, name := names(msg, unix.NFTA_CHAIN_NAME); table == tableName {
+	err := e.sock.Ask(ctx, &m.Messages, func(msg nfnl.Message) {
+		if table, name := names(msg, unix.NFTA_CHAIN_NAME); table == e.table {
 			k := chainKey{family, name}
 			l.rules[k] = 0
 			if static[name] == nil {
@@ -110,13 +115,13 @@ func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing
 	if err != nil {
 		return err
 	}
-	m = &nfnl.Messages{}
+	m = e.batch()
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, nfFamily(family))
-	m.String(unix.NFTA_RULE_TABLE, tableName)
+	m.String(unix.NFTA_RULE_TABLE, e.table)
 	m.Finish()
-	return e.sock.Ask(ctx, m, func(msg nfnl.Message) {
+	return e.sock.Ask(ctx, &m.Messages, func(msg nfnl.Message) {
 		table, name := names(msg, unix.NFTA_RULE_CHAIN)
-		if table != tableName {
+		if table != e.table {
 			return
 		}
 		k := chainKey{family, name}
@@ -153,7 +158,7 @@ func names(msg nfnl.Message, attribute uint16) (table, name string) {
 func (l *listing) state(s *proxy.Service) serviceState {
 	out := make(serviceState, 0, len(s.Ports))
 	for _, p := range s.Ports {
-		old := portState{plan: p}
+		old := portState{service: s.Name, plan: p}
 		if len(p.Frontends) > 0 {
 			old.cluster = l.slots(&old, &p.Frontends[0], 0, len(p.Cluster))
 			old.local = l.slots(&old, &p.Frontends[0], localSlots, len(p.Local))

@@ -45,13 +45,13 @@ func (e *Engine) probeFamilies() error {
 // try has the kernel check all kinds of rules of one family, in a transaction
 // without an end.
 func (e *Engine) try(family proxy.Family) error {
-	m := &nfnl.Messages{}
+	m := &batch{table: "sluice-probe"} // ours may be there, with another layout
 	m.BeginBatch()
-	// A table of another layout would be in the way.
-	addTable(m, family)
-	deleteTable(m, family)
 	r := e.rules(family)
 	if err := r.define(m); err != nil {
+		return err
+	}
+	if err := r.attach(m); err != nil {
 		return err
 	}
 	for _, c := range []chainSpec{
@@ -65,7 +65,7 @@ func (e *Engine) try(family proxy.Family) error {
 			}
 		}
 	}
-	return explain(m, e.sock.Try(m))
+	return explain(m, e.sock.Try(&m.Messages))
 }
 
 // unsupported turns what the kernel says of a missing feature into an error that
@@ -76,17 +76,17 @@ func unsupported(err error) error {
 		return err
 	}
 	u = &proxy.UnsupportedError{Engine: "nftables", Err: err}
-	var batch *batchError
+	var refused *batchError
 	switch {
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		u.Feature, u.Remedy = "the kernel denies access to the packet filter", "run as root, or with the capability CAP_NET_ADMIN in the network namespace"
 	case errors.Is(err, unix.EPROTONOSUPPORT):
 		u.Feature, u.Remedy = "the kernel has no netfilter netlink", "load the module nfnetlink, or build the kernel with CONFIG_NETFILTER_NETLINK"
-	case errors.As(err, &batch) && missing(err):
-		u.Feature = "the kernel cannot " + batch.What
-		u.Remedy = "load the modules " + modules(batch.What) + ", or use a kernel of version 5.13 or later that has them"
-	case errors.Is(err, unix.EINVAL) && errors.As(err, &batch):
-		u.Feature = "the kernel has no nf_tables, or one that is too old for " + batch.What
+	case errors.As(err, &refused) && missing(err):
+		u.Feature = "the kernel cannot " + refused.What
+		u.Remedy = "load the modules " + modules(refused.What) + ", or use a kernel of version 5.13 or later that has them"
+	case errors.Is(err, unix.EINVAL) && errors.As(err, &refused):
+		u.Feature = "the kernel has no nf_tables, or one that is too old for " + refused.What
 		u.Remedy = "load the module nf_tables, or use a kernel of version 5.13 or later"
 	default:
 		return err
@@ -124,7 +124,7 @@ func (e *batchError) Error() string { return "nftables: " + e.What + ": " + e.Er
 func (e *batchError) Unwrap() error { return e.Err }
 
 // explain adds to the kernel's refusal of a transaction what it refused.
-func explain(m *nfnl.Messages, err error) error {
+func explain(m *batch, err error) error {
 	var r *nfnl.Refused
 	if !errors.As(err, &r) {
 		return err

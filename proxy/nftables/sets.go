@@ -6,11 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/proxy"
-	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
-
-// tableName is the name of our table in either family.
-const tableName = "sluice"
 
 // setID numbers the sets and maps of a table.
 type setID uint8
@@ -26,8 +22,10 @@ const (
 	setNodePortBackends
 	setHairpin
 	setSources
+	setClusterIPs
 	setPods
 	setNodePortAddresses
+	setServiceCIDRs
 	setAffinity
 	setCount
 )
@@ -41,6 +39,8 @@ type setSpec struct {
 	counter  bool    // every element counts what it matched
 	interval bool
 	dynamic  bool // filled by the packet path, with a timeout
+	shared   bool // several Services may have an element
+	node     bool // filled from the node's networks, and always written anew
 }
 
 // affinitySize bounds how many clients' backends are remembered, per family.
@@ -49,7 +49,8 @@ const affinitySize = 1 << 18
 // specs are the sets of a table. Affinity needs two steps, because nft cannot
 // load a rule that remembers the result of a map look-up: choices give a slot's
 // backend a number, which is remembered, and backends give its address. The
-// number is held in the packet's priority meanwhile. The address is the last
+// number is held in the packet's priority meanwhile. It is one for the backend
+// in a Service's port, so a client is remembered whatever frontend it comes by. The address is the last
 // part of the keys of choices, because nft 1.0.6 fails on "meta priority set"
 // by a longer key in the other order.
 var specs = [setCount]setSpec{
@@ -61,11 +62,13 @@ var specs = [setCount]setSpec{
 	setBackends:          {name: "backends", key: []field{daddr, l4proto, dport, priority}, data: []field{daddr, dport}},
 	setNodePortChoices:   {name: "nodeport-choices", key: []field{l4proto, dport, number}, data: []field{priority}},
 	setNodePortBackends:  {name: "nodeport-backends", key: []field{l4proto, dport, priority}, data: []field{daddr, dport}},
-	setHairpin:           {name: "hairpin", key: []field{saddr, daddr}},
+	setHairpin:           {name: "hairpin", key: []field{saddr, daddr}, shared: true},
 	setSources:           {name: "sources", key: []field{daddr, l4proto, dport, saddr}, interval: true},
-	setPods:              {name: "pods", key: []field{saddr}, interval: true},
-	setNodePortAddresses: {name: "nodeport-addresses", key: []field{daddr}, interval: true},
-	setAffinity:          {name: "affinity", key: []field{saddr, daddr, l4proto, dport, priority}, dynamic: true},
+	setClusterIPs:        {name: "cluster-ips", key: []field{daddr}, shared: true},
+	setPods:              {name: "pods", key: []field{saddr}, interval: true, node: true},
+	setNodePortAddresses: {name: "nodeport-addresses", key: []field{daddr}, interval: true, node: true},
+	setServiceCIDRs:      {name: "service-cidrs", key: []field{daddr}, interval: true, node: true},
+	setAffinity:          {name: "affinity", key: []field{saddr, priority}, dynamic: true},
 }
 
 // isMap reports whether elements have data.
@@ -154,9 +157,9 @@ func (s *setSpec) userdata(family proxy.Family) []byte {
 }
 
 // create appends the message that makes the set.
-func (s *setSpec) create(m *nfnl.Messages, family proxy.Family) {
+func (s *setSpec) create(m *batch, family proxy.Family) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWSET, unix.NLM_F_CREATE, nfFamily(family))
-	m.String(unix.NFTA_SET_TABLE, tableName)
+	m.String(unix.NFTA_SET_TABLE, m.table)
 	m.String(unix.NFTA_SET_NAME, s.name)
 	m.Uint32(unix.NFTA_SET_FLAGS, s.flags())
 	m.Uint32(unix.NFTA_SET_KEY_TYPE, kindOf(s.key, family))

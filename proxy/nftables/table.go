@@ -10,39 +10,68 @@ import (
 	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
+// tableName is the name of our table in either family; spareName is that of one
+// which serves while a table of another layout is being replaced.
+const (
+	tableName = "sluice"
+	spareName = "sluice-next"
+)
+
+// batch is messages about one table.
+type batch struct {
+	nfnl.Messages
+	table string
+	// counted is what elements have counted that are replaced.
+	counted map[elementKey]proxy.Traffic
+}
+
+// batch returns an empty one.
+func (e *Engine) batch() *batch { return &batch{table: e.table} }
+
+// transaction returns the beginning of one.
+func (e *Engine) transaction() *batch {
+	m := e.batch()
+	m.BeginBatch()
+	return m
+}
+
 // hook is where a base chain is attached.
 type hook struct {
 	number   uint32
 	priority int32
 }
 
-// The priorities are those that nft calls dstnat and srcnat.
+// The priorities are those that nft calls dstnat and srcnat. What nobody serves
+// is looked at after everybody's dstnat, for other service proxies on the node
+// have addresses of the same ranges.
 var baseChains = []struct {
 	name string
 	hook hook
 }{
 	{chainPrerouting, hook{unix.NF_INET_PRE_ROUTING, -100}},
 	{chainOutput, hook{unix.NF_INET_LOCAL_OUT, -100}},
+	{chainPreroutingLate, hook{unix.NF_INET_PRE_ROUTING, -90}},
+	{chainOutputLate, hook{unix.NF_INET_LOCAL_OUT, -90}},
 	{chainPostrouting, hook{unix.NF_INET_POST_ROUTING, 100}},
 }
 
 // addTable appends the message that makes the table, or finds it there.
-func addTable(m *nfnl.Messages, family proxy.Family) {
+func addTable(m *batch, family proxy.Family) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, nfFamily(family))
-	m.String(unix.NFTA_TABLE_NAME, tableName)
+	m.String(unix.NFTA_TABLE_NAME, m.table)
 	m.Finish()
 }
 
-func deleteTable(m *nfnl.Messages, family proxy.Family) {
+func deleteTable(m *batch, family proxy.Family) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELTABLE, 0, nfFamily(family))
-	m.String(unix.NFTA_TABLE_NAME, tableName)
+	m.String(unix.NFTA_TABLE_NAME, m.table)
 	m.Finish()
 }
 
 // addChain appends the message that makes a chain, or finds it there.
-func addChain(m *nfnl.Messages, family proxy.Family, name string, at *hook) {
+func addChain(m *batch, family proxy.Family, name string, at *hook) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, nfFamily(family))
-	m.String(unix.NFTA_CHAIN_TABLE, tableName)
+	m.String(unix.NFTA_CHAIN_TABLE, m.table)
 	m.String(unix.NFTA_CHAIN_NAME, name)
 	if at != nil {
 		h := m.Nest(unix.NFTA_CHAIN_HOOK)
@@ -54,20 +83,20 @@ func addChain(m *nfnl.Messages, family proxy.Family, name string, at *hook) {
 	m.Finish()
 }
 
-func deleteChain(m *nfnl.Messages, family proxy.Family, name string) {
+func deleteChain(m *batch, family proxy.Family, name string) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELCHAIN, 0, nfFamily(family))
-	m.String(unix.NFTA_CHAIN_TABLE, tableName)
+	m.String(unix.NFTA_CHAIN_TABLE, m.table)
 	m.String(unix.NFTA_CHAIN_NAME, name)
 	m.Finish()
 }
 
 // setRules appends the messages that give a chain its rules, in place of what
 // it had. Packets see either the old ones or the new.
-func setRules(m *nfnl.Messages, family proxy.Family, chain string, list []rule) error {
+func setRules(m *batch, family proxy.Family, chain string, list []rule) error {
 	flushRules(m, family, chain)
 	for _, r := range list {
 		m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, nfFamily(family))
-		m.String(unix.NFTA_RULE_TABLE, tableName)
+		m.String(unix.NFTA_RULE_TABLE, m.table)
 		m.String(unix.NFTA_RULE_CHAIN, chain)
 		all := m.Nest(unix.NFTA_RULE_EXPRESSIONS)
 		for _, e := range r {
@@ -83,9 +112,9 @@ func setRules(m *nfnl.Messages, family proxy.Family, chain string, list []rule) 
 	return nil
 }
 
-func flushRules(m *nfnl.Messages, family proxy.Family, chain string) {
+func flushRules(m *batch, family proxy.Family, chain string) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELRULE, 0, nfFamily(family))
-	m.String(unix.NFTA_RULE_TABLE, tableName)
+	m.String(unix.NFTA_RULE_TABLE, m.table)
 	m.String(unix.NFTA_RULE_CHAIN, chain)
 	m.Finish()
 }
@@ -93,29 +122,43 @@ func flushRules(m *nfnl.Messages, family proxy.Family, chain string) {
 // static returns the rules of the chains that are always there.
 func (r rules) static() map[string][]rule {
 	return map[string][]rule{
-		chainRefuse:      r.refuse(),
-		chainServices:    r.services(),
-		chainPrerouting:  {{goTo(chainServices)}},
-		chainOutput:      {{goTo(chainServices)}},
-		chainPostrouting: r.postrouting(),
+		chainRefuse:         r.refuse(),
+		chainServices:       r.services(),
+		chainUnserved:       r.unserved(),
+		chainPrerouting:     {{goTo(chainServices)}},
+		chainOutput:         {{goTo(chainServices)}},
+		chainPreroutingLate: {{goTo(chainUnserved)}},
+		chainOutputLate:     {{goTo(chainUnserved)}},
+		chainPostrouting:    r.postrouting(),
 	}
 }
 
 // define appends the messages that make the table with all its sets and the
-// chains that are always there. What is there already stays, with new rules.
-func (r rules) define(m *nfnl.Messages) error {
+// chains that are always there, other than those that packets enter by. What is
+// there already stays, with new rules.
+func (r rules) define(m *batch) error {
 	addTable(m, r.family)
 	for i := range specs {
 		specs[i].create(m, r.family)
 	}
-	addChain(m, r.family, chainRefuse, nil)
-	addChain(m, r.family, chainServices, nil)
+	static := r.static()
+	for _, name := range []string{chainRefuse, chainServices, chainUnserved} {
+		addChain(m, r.family, name, nil)
+		if err := setRules(m, r.family, name, static[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attach appends the messages that make the chains that packets enter by.
+func (r rules) attach(m *batch) error {
+	static := r.static()
 	for i := range baseChains {
 		addChain(m, r.family, baseChains[i].name, &baseChains[i].hook)
 	}
-	static := r.static()
-	for _, name := range []string{chainRefuse, chainServices, chainPostrouting, chainPrerouting, chainOutput} {
-		if err := setRules(m, r.family, name, static[name]); err != nil {
+	for i := range baseChains {
+		if err := setRules(m, r.family, baseChains[i].name, static[baseChains[i].name]); err != nil {
 			return err
 		}
 	}

@@ -38,11 +38,11 @@ const rest = 100 * time.Millisecond
 const lookShare = 100
 
 // send commits a transaction and notes the generation.
-func (e *Engine) send(ctx context.Context, m *nfnl.Messages) error {
+func (e *Engine) send(ctx context.Context, m *batch) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := explain(m, e.sock.Commit(m)); err != nil {
+	if err := explain(m, e.sock.Commit(&m.Messages)); err != nil {
 		return unsupported(err)
 	}
 	generation, err := e.generation(ctx)
@@ -58,11 +58,11 @@ func (e *Engine) send(ctx context.Context, m *nfnl.Messages) error {
 
 // generation asks for the number of the rule set.
 func (e *Engine) generation(ctx context.Context) (uint32, error) {
-	m := &nfnl.Messages{}
+	m := e.batch()
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETGEN, 0, nfFamily(proxy.IPv4))
 	m.Finish()
 	var g uint32
-	err := e.sock.Ask(ctx, m, func(msg nfnl.Message) {
+	err := e.sock.Ask(ctx, &m.Messages, func(msg nfnl.Message) {
 		for kind, v := range nfnl.Attributes(msg.Body[4:]) {
 			if kind == unix.NFTA_GEN_ID && len(v) == 4 {
 				g = binary.BigEndian.Uint32(v)
@@ -140,14 +140,14 @@ func (e *Engine) repair(ctx context.Context) (bool, error) {
 
 // sameElements reports whether the kernel has the elements that we made.
 func (e *Engine) sameElements(found *listing) bool {
-	same, count := true, len(e.hairpins)
+	same, count := true, len(e.shared)
 	check := func(k elementKey, data string) {
 		got, ok := found.elements[k]
 		same = same && ok && got == data
 	}
 	for _, s := range e.services {
 		s.elements(func(el element) {
-			if el.set != setHairpin {
+			if !specs[el.set].shared {
 				count++
 			}
 			check(elementKey{el.place, el.key}, el.data)
@@ -206,8 +206,7 @@ func (e *Engine) collect(ctx context.Context) error {
 		ops = append(ops, operation{element{k.place, k.key, data}, false, true})
 	}
 	c := change{engine: e, ops: ops}
-	m := &nfnl.Messages{}
-	m.BeginBatch()
+	m := e.transaction()
 	for _, k := range idle {
 		flushRules(m, k.family, k.name)
 	}

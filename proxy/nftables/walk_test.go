@@ -145,7 +145,7 @@ func TestWalk(t *testing.T) {
 	for _, budget := range []int{1 << 20, 1 << 10} {
 		t.Run(fmt.Sprint(budget), func(t *testing.T) {
 			w, k := newWalker(7), newFakeKernel()
-			e := newEngine(k, Options{MasqueradeMark: 1 << 14, Log: testLog(t)})
+			e := newEngine(k, k, Options{MasqueradeMark: 1 << 14, Log: testLog(t)})
 			e.budget = budget
 			sync := true
 			for step := range 600 {
@@ -191,7 +191,7 @@ func TestWalk(t *testing.T) {
 				case 30:
 					// Another process takes over.
 					before := maps.Clone(k.elements)
-					e = newEngine(k, Options{MasqueradeMark: 1 << 14, Log: testLog(t)})
+					e = newEngine(k, k, Options{MasqueradeMark: 1 << 14, Log: testLog(t)})
 					k.after = nil
 					if err := e.Sync(t.Context(), changes.New); err != nil {
 						t.Fatalf("step %d: take over: %v", step, err)
@@ -210,7 +210,7 @@ func TestWalk(t *testing.T) {
 func coldStart(t *testing.T, plan *proxy.Plan, budget int) {
 	t.Helper()
 	k := newFakeKernel()
-	e := newEngine(k, Options{MasqueradeMark: 1 << 14})
+	e := newEngine(k, k, Options{MasqueradeMark: 1 << 14})
 	e.budget = budget
 	k.after = func() {
 		for s := range plan.Services() {
@@ -270,7 +270,7 @@ func complete(t *testing.T, step int, elements map[elementKey]string, e *Engine,
 // comparable leaves out what listings leave out.
 func comparable(elements map[elementKey]string) map[elementKey]string {
 	out := maps.Clone(elements)
-	maps.DeleteFunc(out, func(k elementKey, _ string) bool { return k.set == setPods || k.set == setNodePortAddresses })
+	maps.DeleteFunc(out, func(k elementKey, _ string) bool { return specs[k.set].node })
 	return out
 }
 
@@ -316,7 +316,7 @@ func TestKernelWalk(t *testing.T) {
 func TestNumbersDiffer(t *testing.T) {
 	a := netip.MustParseAddrPort("10.0.0.1:80")
 	b := netip.MustParseAddrPort("10.0.0.2:80")
-	n := numbers(slotTable{a, b, a})
+	n := (&portState{plan: &proxy.Port{}, cluster: slotTable{a, b, a}}).numbers()
 	if len(n) != 2 || n[a] == n[b] || n[a] == 0 {
 		t.Errorf("numbers are %v", n)
 	}

@@ -1,0 +1,134 @@
+package nftables
+
+import (
+	"context"
+	"encoding/binary"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/nfnl"
+)
+
+// putCounter appends the counter of an element, with what it has counted before.
+func putCounter(m *batch, t proxy.Traffic) {
+	n := m.Nest(unix.NFTA_SET_ELEM_EXPR)
+	m.String(unix.NFTA_EXPR_NAME, "counter")
+	data := m.Nest(unix.NFTA_EXPR_DATA)
+	m.Uint64(unix.NFTA_COUNTER_BYTES, t.Bytes)
+	m.Uint64(unix.NFTA_COUNTER_PACKETS, t.Packets)
+	m.End(data)
+	m.End(n)
+}
+
+// parseCounter reads the expression of an element.
+func parseCounter(b []byte) (t proxy.Traffic) {
+	for kind, v := range nfnl.Attributes(b) {
+		if kind != unix.NFTA_EXPR_DATA {
+			continue
+		}
+		for kind, v := range nfnl.Attributes(v) {
+			switch {
+			case len(v) != 8:
+			case kind == unix.NFTA_COUNTER_BYTES:
+				t.Bytes = binary.BigEndian.Uint64(v)
+			case kind == unix.NFTA_COUNTER_PACKETS:
+				t.Packets = binary.BigEndian.Uint64(v)
+			}
+		}
+	}
+	return t
+}
+
+// keepCounts reads what the elements have counted that a change replaces, so
+// that they go on from there.
+func (c *change) keepCounts(ctx context.Context, m *batch) error {
+	for i := range c.ops {
+		o := &c.ops[i]
+		if !o.add || !o.del || !specs[o.set].counter {
+			continue
+		}
+		found, err := c.engine.get(ctx, c.engine.sock, o.place, o.key)
+		if err != nil {
+			return err
+		}
+		if found != nil && found.count.Packets > 0 {
+			if m.counted == nil {
+				m.counted = map[elementKey]proxy.Traffic{}
+			}
+			m.counted[elementKey{o.place, o.key}] = found.count
+		}
+	}
+	return nil
+}
+
+// get reads one element. A key of a set of ranges may be any in a range. It
+// returns nil where there is none.
+func (e *Engine) get(ctx context.Context, k kernel, at place, key string) (*seen, error) {
+	m := e.batch()
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETSETELEM, 0, nfFamily(at.family))
+	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, m.table)
+	m.String(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
+	list := m.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS)
+	item := m.Nest(unix.NFTA_LIST_ELEM)
+	putData(m, unix.NFTA_SET_ELEM_KEY, key)
+	m.End(item)
+	m.End(list)
+	m.Finish()
+	var out *seen
+	err := k.Ask(ctx, &m.Messages, func(msg nfnl.Message) {
+		parseElements(at, msg.Body, func(f seen) {
+			if f.data != rangeEnd {
+				out = &f
+			}
+		})
+	})
+	if missing(err) {
+		return nil, nil
+	}
+	return out, err
+}
+
+// Count implements [proxy.Counter]: it calls each for the frontends that had
+// connections. Attempts that are refused count, too, and those that are dropped
+// count again each time that the client tries.
+func (e *Engine) Count(ctx context.Context, each func(proxy.FrontendKey, proxy.Traffic)) error {
+	e.asking.Lock()
+	defer e.asking.Unlock()
+	for _, family := range [...]proxy.Family{proxy.IPv4, proxy.IPv6} {
+		for _, set := range [...]setID{setServices, setNodePorts} {
+			at := place{family, set}
+			err := e.dump(ctx, e.questions, at, func(f seen) {
+				key, ok := frontendKey(at, f.key)
+				if ok && f.count.Packets > 0 {
+					each(key, proxy.Traffic{Connections: f.count.Packets})
+				}
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// frontendKey reads the key of an element that finds a frontend.
+func frontendKey(at place, key string) (proxy.FrontendKey, bool) {
+	k := proxy.FrontendKey{Family: at.family}
+	if at.set == setServices {
+		n := daddr.size(at.family)
+		if len(key) < n {
+			return k, false
+		}
+		k.Addr, _ = netip.AddrFromSlice([]byte(key[:n]))
+		key = key[n:]
+	}
+	if len(key) != 8 {
+		return k, false
+	}
+	k.Protocol, k.Port = proxy.Protocol(key[0]), uint16(key[4])<<8|uint16(key[5])
+	return k, true
+}
+
+var _ proxy.Counter = (*Engine)(nil)
