@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluicenet/sluice/internal/config"
 	"github.com/sluicenet/sluice/internal/envoy"
+	"github.com/sluicenet/sluice/internal/kubeproxy"
 )
 
 // finding is the result of one check.
@@ -27,7 +28,12 @@ func checkCommand() *cobra.Command {
 		Long: `See whether "sluice up" with the same configuration could run on this machine, and
 say what to do where not. It changes nothing.`,
 		Example: "  sluice check -f /etc/sluice/manifests",
-	}, func(cmd *cobra.Command, c *config.Configuration) error {
+	}, role{node: true, control: true}, func(cmd *cobra.Command, c *config.Configuration, notes []kubeproxy.Note) error {
+		for _, n := range notes {
+			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "note  kube-proxy's configuration: %s\n", n); err != nil {
+				return err
+			}
+		}
 		bad := 0
 		for _, f := range check(cmd.Context(), c) {
 			mark, text := "ok  ", f.what

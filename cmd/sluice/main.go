@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluicenet/sluice/internal/config"
+	"github.com/sluicenet/sluice/internal/kubeproxy"
 )
 
 // version is set when the binary is linked.
@@ -55,8 +56,12 @@ server and stock Envoys.`,
 // flags are those of the configuration, with --config to read a file first;
 // flags win over the file.
 func configured(cmd *cobra.Command, r role, add func(*process) error) *cobra.Command {
-	return withConfiguration(cmd, func(cmd *cobra.Command, c *config.Configuration) error {
-		p, err := newProcess(cmd.Context(), c, logger(c.Log))
+	return withConfiguration(cmd, r, func(cmd *cobra.Command, c *config.Configuration, notes []kubeproxy.Note) error {
+		log := logger(c.Log)
+		for _, n := range notes {
+			log.Warn("a field of kube-proxy's configuration has no meaning here", "field", n.Field, "why", n.Why)
+		}
+		p, err := newProcess(cmd.Context(), c, log)
 		if err != nil {
 			return err
 		}
@@ -75,22 +80,37 @@ func configured(cmd *cobra.Command, r role, add func(*process) error) *cobra.Com
 	})
 }
 
-// withConfiguration gives a command the configuration's flags and --config.
-func withConfiguration(cmd *cobra.Command, run func(*cobra.Command, *config.Configuration) error) *cobra.Command {
+// withConfiguration gives a command the configuration's flags and --config, and
+// with the service proxy --kube-proxy-config, which says least: the file of our
+// own wins over it, and flags over both.
+func withConfiguration(cmd *cobra.Command, r role, run func(*cobra.Command, *config.Configuration, []kubeproxy.Note) error) *cobra.Command {
 	c := config.Default()
-	var file string
+	if r.node && !r.control {
+		c.Proxy.ForNode()
+	}
+	var file, kubeProxy string
+	if r.node {
+		cmd.Flags().StringVar(&kubeProxy, "kube-proxy-config", "", "kube-proxy's configuration file (kubeproxy.config.k8s.io/v1alpha1 KubeProxyConfiguration) to take over")
+	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (sluice.io/v1alpha1 Configuration)")
 	c.Flags(cmd.Flags())
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		given := config.Given(cmd.Flags())
+		var notes []kubeproxy.Note
+		if kubeProxy != "" {
+			var err error
+			if notes, err = kubeproxy.Load(kubeProxy, &c); err != nil {
+				return err
+			}
+		}
 		if file != "" {
-			given := config.Given(cmd.Flags())
 			if err := c.Load(file); err != nil {
 				return err
 			}
-			if err := config.Replay(cmd.Flags(), given); err != nil {
-				return err
-			}
+		}
+		if err := config.Replay(cmd.Flags(), given); err != nil {
+			return err
 		}
 		if c.NodeName == "" {
 			c.NodeName, _ = os.Hostname()
@@ -98,7 +118,7 @@ func withConfiguration(cmd *cobra.Command, run func(*cobra.Command, *config.Conf
 		if err := c.Validate(); err != nil {
 			return fmt.Errorf("configuration: %w", err)
 		}
-		return run(cmd, &c)
+		return run(cmd, &c, notes)
 	}
 	return cmd
 }

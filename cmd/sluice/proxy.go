@@ -11,9 +11,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/proxy"
 	"github.com/sluicenet/sluice/proxy/conntrack"
+	"github.com/sluicenet/sluice/proxy/healthcheck"
 )
 
 var errNotProgrammed = errors.New("the Services are not programmed yet")
@@ -38,9 +41,18 @@ func (p *process) proxy() error {
 	}
 	p.log.Info("Services are programmed by "+kind.name, "mode", c.Mode)
 	var current atomic.Pointer[proxy.Plan]
-	metrics := proxy.NewMetrics()
-	if err := p.observe.Registry.Register(metrics); err != nil {
-		return err
+	metrics := proxy.NewMetrics().For(kind.name)
+	progress := &proxy.Progress{}
+	health := healthcheck.NewHealth(progress, p.eligible, 0)
+	for _, collector := range []prometheus.Collector{metrics, health} {
+		if err := p.observe.Registry.Register(collector); err != nil {
+			return err
+		}
+	}
+	checks := healthcheck.New(healthcheck.Options{Healthy: health.Healthy, Status: p.board, Log: p.log})
+	p.Go(func() error { return checks.Run(p.ctx) })
+	if c.Healthz != "" {
+		p.Go(func() error { return healthcheck.Serve(p.ctx, c.Healthz, health.Handler(), c.HealthzHardFail, p.log) })
 	}
 	p.observe.Check("proxy", func() error {
 		if current.Load() == nil {
@@ -61,7 +73,9 @@ func (p *process) proxy() error {
 			Updates: watch,
 			Planner: proxy.NewPlanner(plans),
 			Engine:  engine, Flows: conntrack.New(), Status: p.board, Metrics: metrics, Log: p.log,
-			Applied: func(plan *proxy.Plan, _ []proxy.Change) {
+			Progress: progress,
+			Applied: func(plan *proxy.Plan, changes []proxy.Change) {
+				checks.Applied(plan, changes)
 				if current.Swap(plan) == nil {
 					// The new rules stand; now the old ones may go.
 					p.Go(func() error {
@@ -73,6 +87,13 @@ func (p *process) proxy() error {
 		}), engine.Close())
 	})
 	return nil
+}
+
+// eligible reports whether load balancers should send connections to this node:
+// not if it is about to go. A node without an object is.
+func (p *process) eligible() bool {
+	node, ok := model.Nodes.Get(p.store.Snapshot(), "", p.conf.NodeName)
+	return !ok || !node.Deleting
 }
 
 // plannerConfig is what the planner must be told.

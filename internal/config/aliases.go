@@ -18,6 +18,7 @@ const aliasOf = "sluice.io/alias-of"
 // kube-proxy's command line goes on working.
 var aliases = map[string]string{
 	"hostname-override":                 "node-name",
+	"bind-address-hard-fail":            "proxy-healthz-hard-fail",
 	"cluster-cidr":                      "proxy-cluster-cidrs",
 	"nodeport-addresses":                "proxy-node-port-addresses",
 	"masquerade-all":                    "proxy-masquerade-all",

@@ -100,7 +100,10 @@ var fields = []field{
 		out.Metrics = config.WithPort(cmp.Or(in.MetricsBindAddress, loopback), config.MetricsPort)
 		return "", nil
 	}},
-	ignored("bindAddressHardFail", "an address that cannot be had ends the process in any case", func(in *v1alpha1.KubeProxyConfiguration) any { return in.BindAddressHardFail }),
+	{"bindAddressHardFail", func(in *v1alpha1.KubeProxyConfiguration, out *config.Configuration) (string, error) {
+		out.Proxy.HealthzHardFail = in.BindAddressHardFail // the metrics' address always fails hard
+		return "", nil
+	}},
 	ignored("enableProfiling", "the metrics' server has no profiles", func(in *v1alpha1.KubeProxyConfiguration) any { return in.EnableProfiling }),
 	ignored("showHiddenMetricsForVersion", whyMetrics, func(in *v1alpha1.KubeProxyConfiguration) any { return in.ShowHiddenMetricsForVersion }),
 	{"mode", func(in *v1alpha1.KubeProxyConfiguration, out *config.Configuration) (string, error) {

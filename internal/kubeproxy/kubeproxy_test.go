@@ -60,7 +60,7 @@ var set = map[string]struct {
 	"bindAddress":                         {yaml: "bindAddress: 192.0.2.1", note: "Node object"},
 	"healthzBindAddress":                  {yaml: "healthzBindAddress: 192.0.2.1", want: func(c *config.Configuration) any { return c.Proxy.Healthz }, is: "192.0.2.1:10256"},
 	"metricsBindAddress":                  {yaml: `metricsBindAddress: "[::]:9"`, want: func(c *config.Configuration) any { return c.Metrics }, is: "[::]:9"},
-	"bindAddressHardFail":                 {yaml: "bindAddressHardFail: true", note: "in any case"},
+	"bindAddressHardFail":                 {yaml: "bindAddressHardFail: true", want: func(c *config.Configuration) any { return c.Proxy.HealthzHardFail }, is: true},
 	"enableProfiling":                     {yaml: "enableProfiling: true", note: "no profiles"},
 	"showHiddenMetricsForVersion":         {yaml: `showHiddenMetricsForVersion: "1.36"`, note: "no metric is hidden"},
 	"mode":                                {yaml: "mode: ipvs", want: func(c *config.Configuration) any { return c.Proxy.Mode }, is: "ipvs"},
