@@ -23,22 +23,24 @@ func (s *Server) readResolvConf() {
 		return
 	}
 	s.resolvError = ""
-	if slices.Equal(conf.Servers, s.resolvServers) {
+	if s.resolv != nil && slices.Equal(conf.Servers, s.resolv.Servers) &&
+		conf.Rotate == s.resolv.Rotate && conf.Timeout == s.resolv.Timeout && conf.Attempts == s.resolv.Attempts {
 		return
 	}
 	for _, loop := range conf.Skipped {
 		s.Log.Warn("dns: upstream not used", "err", loop)
 	}
 	i := slices.IndexFunc(s.forward.Zones, isRoot)
-	policy := s.forward.Zones[i].Policy
-	if policy == forward.Sequential {
-		policy = conf.Policy()
+	zone := s.forward.Zones[i]
+	zone.Servers, zone.Timeout, zone.Attempts = conf.Servers, conf.Timeout, conf.Attempts
+	if conf.Rotate && zone.Policy == forward.Sequential {
+		zone.Policy = forward.RoundRobin
 	}
-	if err := s.forward.SetServers(s.forward.Zones[i].Name, conf.Servers, policy); err != nil {
+	if err := s.forward.SetZone(zone); err != nil {
 		s.Log.Warn("dns: upstreams not changed", "err", err)
 		return
 	}
-	s.resolvServers = conf.Servers
+	s.resolv = conf
 	s.Log.Info("dns: upstreams read", "file", s.ResolvConf, "upstreams", s.upstreams())
 }
 

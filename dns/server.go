@@ -33,8 +33,8 @@ type Server struct {
 	probes   probes
 
 	// What was read last; touched by New and then by one goroutine of Run.
-	resolvServers []forward.Server
-	resolvError   string
+	resolv      *forward.ResolvConf
+	resolvError string
 
 	workers sync.Pool // of *worker, for what no loop does
 	rooms   sync.Pool // of *[]byte, for answers over TCP

@@ -47,18 +47,18 @@ func New(o Options) (*Forwarder, error) {
 	return f, nil
 }
 
-// SetServers replaces the servers and the policy of a zone that the options have. What is known
-// of those that stay is kept.
-func (f *Forwarder) SetServers(zone string, servers []Server, policy Policy) error {
+// SetZone replaces the zone of that name, which the options must have. What is known
+// of servers that stay is kept.
+func (f *Forwarder) SetZone(zone Zone) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	old := f.table.Load()
 	zones := slices.Clone(old.zones)
-	i := indexZone(zones, zone)
+	i := indexZone(zones, zone.Name)
 	if i < 0 {
-		return fmt.Errorf("%w: %s is not among the zones", ErrNoUpstream, zone)
+		return fmt.Errorf("%w: %s is not among the zones", ErrNoUpstream, zone.Name)
 	}
-	zones[i].Servers, zones[i].Policy = servers, policy
+	zones[i] = zone
 	t, err := f.newTable(zones)
 	if err != nil {
 		return err
@@ -132,7 +132,7 @@ func (f *Forwarder) Ask(ctx context.Context, q Question) (*wire.Response, netip.
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, total, ErrUnanswered)
 	defer cancel()
-	a := &asking{f: f, q: &q, ctx: ctx, up: up, down: down, results: make(chan result, f.Attempts*len(up)+len(down))}
+	a := &asking{stub: s, q: &q, ctx: ctx, up: up, down: down, results: make(chan result, s.attempts*len(up)+len(down))}
 	a.hedge = time.NewTimer(time.Hour)
 	defer a.hedge.Stop()
 	return a.run()
@@ -141,7 +141,7 @@ func (f *Forwarder) Ask(ctx context.Context, q Question) (*wire.Response, netip.
 // asking is one question on its way through the servers. Only its goroutine
 // touches it.
 type asking struct {
-	f        *Forwarder
+	stub     *stub
 	q        *Question
 	ctx      context.Context
 	up, down []*upstream // to ask; those that are down only if nothing else is left
@@ -261,7 +261,7 @@ func (a *asking) ask(late bool) {
 	case a.next < len(a.up):
 		u = a.up[a.next]
 		a.next++
-	case late && a.round+1 < a.f.Attempts:
+	case late && a.round+1 < a.stub.attempts:
 		a.round++
 		u = a.up[0]
 		a.next = 1
@@ -280,7 +280,7 @@ func (a *asking) ask(late bool) {
 	a.pending++
 	a.hedge.Reset(u.hedge() << a.round)
 	go func() {
-		ctx, cancel := context.WithTimeoutCause(a.ctx, a.f.Timeout, context.DeadlineExceeded)
+		ctx, cancel := context.WithTimeoutCause(a.ctx, a.stub.timeout, context.DeadlineExceeded)
 		defer cancel()
 		resp, err := u.exchange(ctx, a.q)
 		a.results <- result{i, resp, err}

@@ -285,14 +285,14 @@ func TestParseZones(t *testing.T) {
 		[]string{"10.0.0.1", "[fd00::1]:5353", "corp.example=tcp://10.0.0.3:54", "fd00::2", "Corp.example.=tls://10.0.0.4#dns.corp.example", "tls://10.0.0.5", "10.0.0.1"},
 		[]string{"random", "corp.example=round_robin"})
 	want := []Zone{
-		{".", []Server{
+		{Name: ".", Policy: Random, Servers: []Server{
 			{Addr: netip.MustParseAddrPort("10.0.0.1:53")}, {Addr: netip.MustParseAddrPort("[fd00::1]:5353")},
 			{Addr: netip.MustParseAddrPort("[fd00::2]:53")}, {Addr: netip.MustParseAddrPort("10.0.0.5:853"), Protocol: TLS},
-		}, Random},
-		{"corp.example", []Server{
+		}},
+		{Name: "corp.example", Policy: RoundRobin, Servers: []Server{
 			{Addr: netip.MustParseAddrPort("10.0.0.3:54"), Protocol: TCP},
 			{Addr: netip.MustParseAddrPort("10.0.0.4:853"), Protocol: TLS, Name: "dns.corp.example"},
-		}, RoundRobin},
+		}},
 	}
 	if err != nil || !reflect.DeepEqual(zones, want) {
 		t.Errorf("%+v, %v, want %+v", zones, err, want)

@@ -29,14 +29,6 @@ type ResolvConf struct {
 	Skipped []*LoopError
 }
 
-// Policy returns the policy that the file asks for.
-func (c *ResolvConf) Policy() Policy {
-	if c.Rotate {
-		return RoundRobin
-	}
-	return Sequential
-}
-
 // ReadResolvConf reads a resolv.conf. self are this server's own addresses, which
 // are left out. Where the file names systemd-resolved's stub, which may well ask
 // us, the servers behind it are taken. If that leaves none the error is a

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sluicenet/sluice/dns/wire"
 )
@@ -126,6 +127,9 @@ type Zone struct {
 	Name    string // such as corp.example; empty or "." for all names
 	Servers []Server
 	Policy  Policy
+	// Timeout and Attempts, unless 0, hold instead of those of [Options].
+	Timeout  time.Duration
+	Attempts int
 }
 
 // Root returns the zone of all names.

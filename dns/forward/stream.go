@@ -280,7 +280,7 @@ func (c *stream) ask(ctx context.Context, q *Question, edns bool) (*wire.Respons
 		}
 	case <-ctx.Done():
 		c.mu.Lock()
-		stalled := c.read.Before(sent) && time.Since(sent) >= stallAfter
+		stalled := !c.read.After(sent) && time.Since(sent) >= stallAfter
 		c.mu.Unlock()
 		if stalled { // the next question goes over another one
 			c.fail(errStalled)

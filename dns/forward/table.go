@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/sluicenet/sluice/dns/wire"
 )
@@ -18,11 +19,13 @@ type table struct {
 
 // stub is the servers of one zone.
 type stub struct {
-	zone    []byte
-	index   int // in the table's zones
-	servers []*upstream
-	policy  Policy
-	turn    *atomic.Uint32 // of RoundRobin
+	zone     []byte
+	index    int // in the table's zones
+	servers  []*upstream
+	policy   Policy
+	turn     *atomic.Uint32 // of RoundRobin
+	timeout  time.Duration
+	attempts int
 }
 
 func (f *Forwarder) newTable(zones []Zone) (*table, error) {
@@ -36,7 +39,13 @@ func (f *Forwarder) newTable(zones []Zone) (*table, error) {
 		if z.Name == "" {
 			name = []byte{0}
 		}
-		s := stub{zone: wire.AppendLower(nil, name), index: i, policy: z.Policy, turn: &atomic.Uint32{}}
+		s := stub{zone: wire.AppendLower(nil, name), index: i, policy: z.Policy, turn: &atomic.Uint32{}, timeout: z.Timeout, attempts: z.Attempts}
+		if s.timeout == 0 {
+			s.timeout = f.Timeout
+		}
+		if s.attempts == 0 {
+			s.attempts = f.Attempts
+		}
 		for _, server := range z.Servers {
 			if err := checkSelf(server.Addr, f.Self, ""); err != nil {
 				return nil, err

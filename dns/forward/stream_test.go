@@ -1,0 +1,255 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/sluicenet/sluice/dns/wire"
+)
+
+func text(t testing.TB, name string) Question {
+	q := question(t, name)
+	q.Type = wire.TypeTXT
+	return q
+}
+
+func over(p Protocol, addrs ...netip.AddrPort) []Zone {
+	servers := Plain(addrs...)
+	for i := range servers {
+		servers[i].Protocol = p
+	}
+	return Root(servers...)
+}
+
+// askAll asks for many names at once and proves that each gets its own answer.
+func askAll(t *testing.T, f *Forwarder, n int) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for i := range n {
+		name := fmt.Sprintf("n%d.example.com.", i)
+		wg.Go(func() {
+			r, _, err := f.Ask(t.Context(), text(t, name))
+			if err != nil || !strings.Contains(string(r.Msg[wire.HeaderLen+len(name)+5:]), name) {
+				t.Errorf("%s: %+v, %v", name, r, err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestPipelined asks a hundred questions over a few connections, and gets the
+// answers in another order.
+func TestPipelined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		count := 0
+		var mu sync.Mutex
+		s := &server{answer: func(q *dns.Msg, conn int) *dns.Msg {
+			mu.Lock()
+			count++
+			wait := time.Duration(200-count) * time.Millisecond / 4
+			mu.Unlock()
+			time.Sleep(wait)
+			return named(q, conn)
+		}}
+		f := n.forwarder(t, Options{Zones: over(TCP, n.add(1, s))})
+		defer f.Close()
+		start := time.Now()
+		askAll(t, f, 100)
+		if took := time.Since(start); took > 50*time.Millisecond {
+			t.Errorf("took %v: questions wait for each other", took)
+		}
+		if udp, tcp, conns, _ := s.counts(); udp != 0 || tcp != 100 || conns != 4 {
+			t.Errorf("%d questions over UDP, %d over %d connections of TCP, want 100 over 4", udp, tcp, conns)
+		}
+		if got := f.Stats()[0]; got.Connections != 4 || got.Failures != 0 {
+			t.Errorf("%+v", got)
+		}
+		time.Sleep(idleTimeout + time.Second)
+		if got := f.Stats()[0].Connections; got != 0 {
+			t.Errorf("%d connections are kept without use", got)
+		}
+		askAll(t, f, 1)
+	})
+}
+
+// TestSerialServer has one that answers the questions of a connection in turn.
+func TestSerialServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		s := &server{serial: true, answer: func(q *dns.Msg, conn int) *dns.Msg {
+			time.Sleep(10 * time.Millisecond)
+			return named(q, conn)
+		}}
+		f := n.forwarder(t, Options{Zones: over(TCP, n.add(1, s))})
+		defer f.Close()
+		start := time.Now()
+		askAll(t, f, 4)
+		if took := time.Since(start); took != 10*time.Millisecond {
+			t.Errorf("four questions took %v, want 10 ms", took)
+		}
+	})
+}
+
+// TestTCPStalls has a server whose TCP accepts and says nothing: UDP answers after a
+// moment, and at once the next time.
+func TestTCPStalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		stalls := true
+		var mu sync.Mutex
+		s := &server{answer: func(q *dns.Msg, conn int) *dns.Msg {
+			mu.Lock()
+			defer mu.Unlock()
+			if conn > 0 && stalls {
+				return nil
+			}
+			return named(q, conn)
+		}}
+		f := n.forwarder(t, Options{Zones: over(TCP, n.add(1, s))})
+		defer f.Close()
+		for i, want := range []time.Duration{hedgeUnknown, 0, 0} {
+			start := time.Now()
+			askAll(t, f, 1)
+			if took := time.Since(start); took != want {
+				t.Errorf("question %d took %v, want %v", i, took, want)
+			}
+		}
+		if got := f.Stats()[0]; got.Failures != 0 || !got.Healthy {
+			t.Errorf("%+v", got)
+		}
+		mu.Lock()
+		stalls = false
+		mu.Unlock()
+		time.Sleep(stalledRest)
+		_, before, _, _ := s.counts()
+		askAll(t, f, 1)
+		if _, after, _, _ := s.counts(); after != before+1 {
+			t.Error("TCP is not tried again")
+		}
+	})
+}
+
+// TestTCPRefused has a server without TCP.
+func TestTCPRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		s := &server{answer: named, refuse: func(network string) error {
+			if network == "tcp" {
+				return errRefused
+			}
+			return nil
+		}}
+		f := n.forwarder(t, Options{Zones: over(TCP, n.add(1, s))})
+		defer f.Close()
+		start := time.Now()
+		askAll(t, f, 10)
+		if took := time.Since(start); took != 0 {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// TestStalledConnectionIsLeft proves that a connection that says nothing is not
+// used for the next question.
+func TestStalledConnectionIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		s := &server{answer: func(q *dns.Msg, conn int) *dns.Msg {
+			if conn == 0 {
+				return &dns.Msg{MsgHdr: dns.MsgHdr{Id: q.Id, Response: true, Truncated: true}, Question: q.Question}
+			}
+			if conn == 1 {
+				return nil
+			}
+			return named(q, conn)
+		}}
+		f := n.forwarder(t, Options{Zones: over(UDP, n.add(1, s)), Attempts: 1})
+		defer f.Close()
+		for i, truncated := range []bool{true, false} {
+			r, _, err := f.Ask(t.Context(), text(t, "big.example.com"))
+			if err != nil || r.Truncated != truncated {
+				t.Errorf("question %d: %+v, %v", i, r, err)
+			}
+		}
+	})
+}
+
+// TestConnectionsAreBounded proves the bounds of connections and of questions.
+func TestConnectionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		s := &server{answer: nothing}
+		f := n.forwarder(t, Options{Zones: over(TLS, n.add(1, s)), MaxQueries: 50, MaxConns: 3})
+		f.table.Load().upstreams[0].streams.tls = nil // TLS never falls back to UDP; what carries it does not matter
+		defer f.Close()
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		busy := 0
+		for range 200 {
+			wg.Go(func() {
+				_, _, err := f.Ask(t.Context(), text(t, "a.example.com"))
+				mu.Lock()
+				defer mu.Unlock()
+				if errors.Is(err, ErrBusy) {
+					busy++
+				} else if !errors.Is(err, ErrUnanswered) {
+					t.Errorf("%v", err)
+				}
+			})
+		}
+		synctest.Wait()
+		if got := f.inFlight.Load(); got != 50 {
+			t.Errorf("%d questions under way, want 50", got)
+		}
+		wg.Wait()
+		if _, tcp, _, most := s.counts(); most > 3 || tcp > 100 {
+			t.Errorf("%d connections at a time with %d questions, want 3 and at most 100", most, tcp)
+		}
+		if busy == 0 || f.Busy() == 0 {
+			t.Errorf("nobody is told that there are too many: %d, %d", busy, f.Busy())
+		}
+		if got := f.Stats()[0].Failures; got > 50 {
+			t.Errorf("%d failures: questions that were not asked count", got)
+		}
+	})
+}
+
+// TestHostileStream has servers that say what nobody asked for; it must not be an
+// answer, and not the end of what is.
+func TestHostileStream(t *testing.T) {
+	for what, write := range map[string][]byte{
+		"short":   {0, 3, 1, 2, 3},
+		"empty":   {0, 0},
+		"garbage": append([]byte{0, 20}, make([]byte, 20)...),
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				s := &server{answer: named}
+				addr := n.add(1, s)
+				f := n.forwarder(t, Options{Zones: over(TCP, addr)})
+				f.dial = func(ctx context.Context, proto string, addr netip.AddrPort) (net.Conn, error) {
+					near, far := net.Pipe()
+					go func() {
+						_, _ = far.Write(write)
+						s.serve(far, true)
+					}()
+					return near, nil
+				}
+				defer f.Close()
+				askAll(t, f, 3)
+			})
+		})
+	}
+}
