@@ -1,0 +1,396 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/sluicenet/sluice/model"
+	"github.com/sluicenet/sluice/proxy"
+)
+
+// Options of [New].
+type Options struct {
+	Config
+	Store *model.Store
+	// Ready reports whether the server can answer as it should, and none of its
+	// loops is stuck. Called a few times a second.
+	Ready func() bool
+	// Local returns the addresses of this node; called at each change.
+	Local func() []netip.Addr
+	Log   *slog.Logger // by default slog.Default
+}
+
+// Interceptor is the interception of one process. It is a prometheus.Collector.
+type Interceptor struct {
+	Options
+	families []proxy.Family
+	claim    *claim
+	table    *table
+	plan     Plan // of the working goroutine
+	shown    atomic.Pointer[Plan]
+
+	state    atomic.Int32
+	answered answered
+	repairs  atomic.Uint64
+	silent   int // looks at which a successor was not alive
+	installs int
+}
+
+// The states, of which metrics and logs tell.
+const (
+	stateWaiting    int32 = iota // for the server to be ready
+	stateCurrent                 // queries come to this process
+	stateSuperseded              // they go to a successor
+	stateWithdrawn               // this process ends
+)
+
+// The times of [Interceptor.Run].
+const (
+	beat        = 150 * time.Millisecond // between two questions whether the server is alive
+	verifyEvery = time.Second
+	renewEvery  = 2 * time.Minute
+	// settle is longer than any packet is on its way from the rules to the
+	// server's socket.
+	settle = 50 * time.Millisecond
+)
+
+// New takes a seat for this process. Nothing is intercepted before
+// [Interceptor.Run]. The error is a [*proxy.UnsupportedError] where the kernel
+// cannot do it.
+func New(o Options) (*Interceptor, error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	i := &Interceptor{Options: o}
+	for _, a := range o.Addresses {
+		if _, own := seatOf(a); own || !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+			return nil, fmt.Errorf("intercept: %v cannot be intercepted; use an address such as 169.254.20.10 that nobody else has", a)
+		}
+	}
+	t, err := openTable(0)
+	if err != nil {
+		return nil, err
+	}
+	i.table = t
+	if err := i.prepare(); err != nil {
+		i.Close()
+		return nil, err
+	}
+	t.seat = i.claim.seat
+	return i, nil
+}
+
+// prepare finds the families that the machine has, and takes the seat.
+func (i *Interceptor) prepare() error {
+	for _, f := range both {
+		err := i.table.try(f)
+		if err == nil {
+			err = addRoute(f)
+		}
+		if errors.Is(err, unix.EPERM) {
+			err = unsupported(err)
+		}
+		switch {
+		case err == nil:
+			i.families = append(i.families, f)
+		case f == proxy.IPv4:
+			return err
+		default:
+			i.Log.Warn("dns: not intercepted over IPv6 on this node", "error", err)
+		}
+	}
+	var err error
+	i.claim, err = claimSeat(i.families)
+	return err
+}
+
+// Close gives up the seat of an interceptor that is not run.
+func (i *Interceptor) Close() {
+	i.table.close()
+	if i.claim != nil {
+		i.claim.close()
+	}
+}
+
+// Listen returns the addresses on which the server has to answer besides its own,
+// over UDP and TCP.
+func (i *Interceptor) Listen() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, f := range i.families {
+		for slot := range i.slots(f) {
+			out = append(out, netip.AddrPortFrom(server(f, i.claim.seat, slot), Port))
+		}
+	}
+	return out
+}
+
+// slots returns how many addresses of a family there can be: those that are
+// configured, and the Service's one.
+func (i *Interceptor) slots(f proxy.Family) int {
+	n := 1
+	for _, a := range i.Addresses {
+		if proxy.FamilyOf(a) == f {
+			n++
+		}
+	}
+	return min(n, maxSlots)
+}
+
+// Probers returns the addresses from which the server is asked whether it is
+// alive. It has to send back what it gets from there.
+func (i *Interceptor) Probers() []netip.Addr {
+	var out []netip.Addr
+	for _, f := range i.families {
+		out = append(out, prober(f, i.claim.seat))
+	}
+	return out
+}
+
+// Run intercepts until the context ends, and then leaves the queries to whoever
+// else there is: a successor, or the Service's ordinary endpoints. When it returns,
+// no more queries come, and those that came are in the server's sockets. Its error
+// is one of the kernel's that nothing can be done about.
+func (i *Interceptor) Run(ctx context.Context) error {
+	defer i.Close()
+	watch := i.Store.Watch()
+	defer watch.Stop()
+	g, ctx := errgroup.WithContext(ctx)
+	updates := make(chan *model.Snapshot)
+	g.Go(func() error {
+		for {
+			up, err := watch.Next(ctx)
+			if err != nil {
+				return nil // only the context ends it
+			}
+			if !i.concerns(up) {
+				continue
+			}
+			select {
+			case updates <- up.New:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+	for f, conn := range i.claim.conn {
+		g.Go(func() error { return i.listen(ctx, f, conn) })
+	}
+	g.Go(func() error {
+		i.work(ctx, updates)
+		return i.end(context.WithoutCancel(ctx))
+	})
+	return g.Wait()
+}
+
+// concerns reports whether an update has to do with the DNS Service or this node.
+func (i *Interceptor) concerns(up model.Update) bool {
+	if up.Old.Synced(model.KindService, model.KindEndpointSlice) != up.New.Synced(model.KindService, model.KindEndpointSlice) {
+		return true
+	}
+	for _, k := range up.Changed {
+		switch k.Kind {
+		case model.KindService:
+			if k.Namespace == i.Service.Namespace && k.Name == i.Service.Name {
+				return true
+			}
+		case model.KindEndpointSlice:
+			for _, snap := range []*model.Snapshot{up.Old, up.New} {
+				if s, ok := model.EndpointSlices.Get(snap, k.Namespace, k.Name); ok && s.Namespace == i.Service.Namespace && s.Service == i.Service.Name {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// work is the life of an interceptor until the context ends.
+func (i *Interceptor) work(ctx context.Context, updates <-chan *model.Snapshot) {
+	beats := time.NewTicker(beat)
+	defer beats.Stop()
+	verify := time.NewTicker(verifyEvery)
+	defer verify.Stop()
+	renew := time.NewTicker(renewEvery)
+	defer renew.Stop()
+	var snap *model.Snapshot
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case snap = <-updates:
+			err = i.replan(ctx, snap)
+		case <-beats.C:
+			if snap == nil || !snap.Synced(model.KindService, model.KindEndpointSlice) || !i.Ready() {
+				continue
+			}
+			if i.state.Load() == stateWaiting {
+				err = i.takeOver(ctx, snap)
+			}
+			i.ask()
+		case <-verify.C:
+			err = i.verify(ctx, snap)
+		case <-renew.C:
+			if i.state.Load() == stateCurrent {
+				err = i.table.renewFallback(ctx, i.plan)
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			i.Log.Error("dns: interception", "error", err)
+		}
+	}
+}
+
+// planFor returns the plan for a snapshot, without the families that the machine
+// does not have.
+func (i *Interceptor) planFor(snap *model.Snapshot) Plan {
+	plan := MakePlan(i.Config, snap, i.Local())
+	plan.Families = slices.DeleteFunc(plan.Families, func(f FamilyPlan) bool { return !slices.Contains(i.families, f.Family) })
+	for n := range plan.Families {
+		f := &plan.Families[n]
+		f.Captured = f.Captured[:min(len(f.Captured), i.slots(f.Family))]
+	}
+	return plan
+}
+
+// takeOver makes this process the current one.
+func (i *Interceptor) takeOver(ctx context.Context, snap *model.Snapshot) error {
+	plan := i.planFor(snap)
+	if err := i.install(ctx, plan, i.installs == 0); err != nil {
+		return err
+	}
+	i.state.Store(stateCurrent)
+	i.Log.Info("dns: queries are intercepted", "seat", i.claim.seat, "addresses", i.Captured())
+	return nil
+}
+
+func (i *Interceptor) install(ctx context.Context, plan Plan, fresh bool) error {
+	err := i.table.install(ctx, plan, fresh)
+	if incompatible(err) {
+		// Another version of sluice had another layout.
+		i.Log.Warn("dns: replacing a table that cannot be taken over", "error", err)
+		if err = i.table.remove(); err == nil {
+			err = i.table.install(ctx, plan, fresh)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	i.plan = plan
+	i.shown.Store(&plan)
+	i.installs++
+	return nil
+}
+
+// incompatible reports whether the kernel refused to change what is there into
+// what is wanted.
+func incompatible(err error) bool {
+	return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBUSY)
+}
+
+// Captured returns the addresses that are intercepted while the server is alive.
+func (i *Interceptor) Captured() []netip.Addr {
+	var out []netip.Addr
+	if plan := i.shown.Load(); plan != nil {
+		for _, f := range plan.Families {
+			out = append(out, f.Captured...)
+		}
+	}
+	return out
+}
+
+// replan follows a change of the Service.
+func (i *Interceptor) replan(ctx context.Context, snap *model.Snapshot) error {
+	if i.state.Load() != stateCurrent || !snap.Synced(model.KindService, model.KindEndpointSlice) {
+		return nil
+	}
+	plan := i.planFor(snap)
+	if plan.Equal(i.plan) {
+		return nil
+	}
+	if err := i.install(ctx, plan, false); err != nil {
+		return err
+	}
+	i.Log.Info("dns: interception changed", "addresses", i.Captured())
+	return nil
+}
+
+// verify looks who is current, and repairs what somebody else has changed.
+func (i *Interceptor) verify(ctx context.Context, snap *model.Snapshot) error {
+	state := i.state.Load()
+	if snap == nil || state == stateWaiting || len(i.plan.Families) == 0 {
+		return nil
+	}
+	family := i.plan.Families[0].Family
+	seat, err := i.table.current(ctx, family)
+	if err != nil {
+		return err
+	}
+	if other := seat >= 0 && seat != i.claim.seat; other {
+		if state == stateCurrent {
+			i.Log.Info("dns: another process intercepts queries now", "seat", seat)
+			i.state.Store(stateSuperseded)
+			i.silent = 0
+			return nil
+		}
+		alive, err := i.table.alive(ctx, family)
+		if i.silent++; len(alive) > 0 {
+			i.silent = 0
+		}
+		if i.silent >= 3 || !taken(family, seat) {
+			i.state.Store(stateWaiting) // and take over at the next beat
+		}
+		return err
+	}
+	if state == stateSuperseded {
+		i.state.Store(stateWaiting) // the successor has gone
+		return nil
+	}
+	changed, err := i.table.changed(ctx, i.plan)
+	if err != nil || !changed {
+		return err
+	}
+	i.Log.Warn("dns: the rules of interception had been changed by somebody else and are repaired")
+	i.repairs.Add(1)
+	for _, f := range i.plan.Families {
+		if err := addRoute(f.Family); err != nil {
+			return err
+		}
+	}
+	return i.install(ctx, i.planFor(snap), false)
+}
+
+// end leaves the queries to others.
+func (i *Interceptor) end(ctx context.Context) error {
+	state := i.state.Swap(stateWithdrawn)
+	if len(i.plan.Families) == 0 || state == stateWaiting {
+		return nil
+	}
+	time.Sleep(settle) // answers that are on their way renew what is removed
+	seat, err := i.table.current(ctx, i.plan.Families[0].Family)
+	if err == nil && seat == i.claim.seat {
+		err = i.table.withdraw(ctx, i.plan)
+		i.Log.Info("dns: queries are left to the ordinary endpoints")
+	}
+	time.Sleep(settle)
+	return err
+}
+
+// Cleanup removes all that any process has made.
+func Cleanup() error {
+	t, err := openTable(0)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	return errors.Join(t.remove(), deleteRoute(proxy.IPv4), deleteRoute(proxy.IPv6))
+}
