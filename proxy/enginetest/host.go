@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -25,7 +26,7 @@ type host struct {
 	name  string
 	node  string // where it runs; empty outside
 	addrs [2]netip.Addr
-	next  atomic.Uint32 // source ports
+	ports sync.Map // the latest source port, by protocol and destination
 	sctp  sync.Mutex
 }
 
@@ -37,11 +38,18 @@ func (h *host) addr(family int) netip.Addr {
 	return h.addrs[0]
 }
 
-// sourcePort returns a port that was not used for long, so that no connection
-// meets what the kernel remembers of an earlier one. It keeps away from NodePorts.
-func (h *host) sourcePort() uint16 {
+// sourcePort returns a port that was not used for long to connect there, so that
+// no connection meets what the kernel remembers of an earlier one. It keeps away
+// from NodePorts.
+func (h *host) sourcePort(protocol string, to netip.AddrPort) uint16 {
 	const first, count = 33000, 32000
-	return first + uint16(h.next.Add(1)%count)
+	next, ok := h.ports.Load(protocol + to.String())
+	if !ok {
+		start := new(atomic.Uint32)
+		start.Store(rand.Uint32N(count))
+		next, _ = h.ports.LoadOrStore(protocol+to.String(), start)
+	}
+	return first + uint16(next.(*atomic.Uint32).Add(1)%count)
 }
 
 // The ports that every host answers on.
@@ -127,17 +135,22 @@ func (h *host) answerAll(pc net.PacketConn, port uint16) {
 
 // outcome is what came of a connection.
 type outcome struct {
-	by     string // "b:8080", or Refused, Silence, or an error
+	by     string // "b:8080", or Refused, Silence, denied, or an error
 	source string // the source address that the answering one saw
 }
+
+// denied is the outcome of a packet that the node itself sends and that a rule
+// rejects or drops: the kernel gives the sender the same error.
+const denied = "denied"
 
 // errOutcome says what an error means.
 func errOutcome(err error) outcome {
 	var timeout net.Error
 	switch {
-	// A packet that the node itself sends is refused in its face.
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EPERM):
+	case errors.Is(err, syscall.ECONNREFUSED):
 		return outcome{by: Refused}
+	case errors.Is(err, syscall.EPERM):
+		return outcome{by: denied}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return outcome{by: Silence}
 	}
@@ -153,7 +166,7 @@ func (h *host) dial(protocol string, to netip.AddrPort, timeout time.Duration) (
 		if to.Addr().Is6() {
 			unspecified = netip.IPv6Unspecified()
 		}
-		conn, err := h.DialFrom(ctx, protocol, netip.AddrPortFrom(unspecified, h.sourcePort()), to.String())
+		conn, err := h.DialFrom(ctx, protocol, netip.AddrPortFrom(unspecified, h.sourcePort(protocol, to)), to.String())
 		if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, syscall.EADDRNOTAVAIL) {
 			continue
 		}

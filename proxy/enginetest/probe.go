@@ -113,7 +113,7 @@ func (p *prober) one(probe Probe, protocol string, family int) error {
 		return h.ask(protocol, to, timeout)
 	}
 	if probe.Expected[0].By == Silence {
-		if got := h.ask(protocol, to, quiet); got.by != Silence {
+		if got := h.ask(protocol, to, quiet); got.by != Silence && got.by != denied {
 			return fmt.Errorf("got %s", got.by)
 		}
 		return nil
@@ -180,7 +180,9 @@ func (p *prober) collect(probe Probe, family int, suffix string, ask func(time.D
 
 // check compares one outcome.
 func (p *prober) check(probe Probe, got outcome, family int) error {
-	if !slices.ContainsFunc(probe.Expected, func(a Answer) bool { return a.By == got.by }) {
+	if !slices.ContainsFunc(probe.Expected, func(a Answer) bool {
+		return a.By == got.by || got.by == denied && (a.By == Refused || a.By == Silence)
+	}) {
 		return fmt.Errorf("got %s", got.by)
 	}
 	if got.source == "" {

@@ -20,6 +20,7 @@ const (
 	sctpHeader  = 12
 	sctpInit    = 1
 	sctpInitAck = 2
+	sctpAbort   = 6
 	stateCookie = 7
 )
 
@@ -53,7 +54,18 @@ func sctpPacket(source, destination uint16, tag uint32, text []byte) []byte {
 	return b
 }
 
-// associateAll answers every INIT to a port that is served.
+// sctpRefusal makes an ABORT, as a machine sends it that has no server there.
+func sctpRefusal(source, destination uint16, tag uint32) []byte {
+	b := make([]byte, sctpHeader+4)
+	binary.BigEndian.PutUint16(b, source)
+	binary.BigEndian.PutUint16(b[2:], destination)
+	binary.BigEndian.PutUint32(b[4:], tag)
+	b[sctpHeader], b[sctpHeader+3] = sctpAbort, 4
+	binary.LittleEndian.PutUint32(b[8:], crc32.Checksum(b, castagnoli))
+	return b
+}
+
+// associateAll answers every INIT.
 func (h *host) associateAll(pc net.PacketConn) {
 	buf := make([]byte, 512)
 	for {
@@ -65,10 +77,11 @@ func (h *host) associateAll(pc net.PacketConn) {
 			continue
 		}
 		source, port := binary.BigEndian.Uint16(buf), binary.BigEndian.Uint16(buf[2:])
+		tag := binary.BigEndian.Uint32(buf[sctpHeader+4:])
 		if !slices.Contains(served, port) {
+			_, _ = pc.WriteTo(sctpRefusal(port, source, tag), from)
 			continue
 		}
-		tag := binary.BigEndian.Uint32(buf[sctpHeader+4:])
 		_, _ = pc.WriteTo(sctpPacket(port, source, tag, h.answer(port, from)), from)
 	}
 }
@@ -97,7 +110,7 @@ func (h *host) associate(to netip.AddrPort, timeout time.Duration) outcome {
 		return outcome{by: fmt.Sprintf("%T reads no packets", conn)}
 	}
 	_ = conn.SetDeadline(time.Now().Add(timeout))
-	source := h.sourcePort()
+	source := h.sourcePort("sctp", to)
 	if _, err := conn.Write(sctpPacket(source, to.Port(), 0, nil)); err != nil {
 		return errOutcome(err)
 	}
@@ -107,7 +120,12 @@ func (h *host) associate(to netip.AddrPort, timeout time.Duration) outcome {
 		if err != nil {
 			return errOutcome(err)
 		}
-		if n < sctpHeader+24 || binary.BigEndian.Uint16(buf[2:]) != source || buf[sctpHeader] != sctpInitAck {
+		switch {
+		case n < sctpHeader+4 || binary.BigEndian.Uint16(buf[2:]) != source:
+			continue
+		case buf[sctpHeader] == sctpAbort:
+			return outcome{by: Refused}
+		case n < sctpHeader+24 || buf[sctpHeader] != sctpInitAck:
 			continue
 		}
 		if from := binary.BigEndian.Uint16(buf); from != to.Port() {

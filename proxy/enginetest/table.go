@@ -183,7 +183,12 @@ func (d *driver) runCase(t *testing.T, c Case) {
 		for _, err := range failures {
 			t.Errorf("%s, step %d: %v", c.File, i+1, err)
 		}
-		t.Logf("rule: %s\n%s", c.Rule, d.plan)
+		t.Logf("rule: %s", c.Rule)
+		for k := range o.put {
+			if s := d.plan.Service(model.Name{Namespace: k.Namespace, Name: k.Name}); k.Kind == model.KindService && s != nil {
+				t.Logf("%s", s)
+			}
+		}
 	}
 }
 
