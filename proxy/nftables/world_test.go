@@ -87,6 +87,8 @@ func newWorld(t *testing.T, cfg proxy.Config) *world {
 	return w
 }
 
+func (w *world) pods() []*lab.Pod { return []*lab.Pod{w.a, w.b, w.c} }
+
 func (w *world) newEngine() *Engine {
 	w.t.Helper()
 	e, err := New(Options{NetNS: w.node1.FD(), Log: testLog(w.t)})
