@@ -139,6 +139,6 @@ func dnsCommand() *cobra.Command {
 		},
 	}
 	query.Flags().StringVar(&socket, "socket", config.Default().Socket, "socket of the process to ask")
-	cmd.AddCommand(query)
+	cmd.AddCommand(query, conformanceCommand())
 	return cmd
 }
