@@ -17,6 +17,7 @@ import (
 	"github.com/sluicenet/sluice/proxy"
 	"github.com/sluicenet/sluice/proxy/conntrack"
 	"github.com/sluicenet/sluice/proxy/healthcheck"
+	"github.com/sluicenet/sluice/proxy/localhost"
 )
 
 var errNotProgrammed = errors.New("the Services are not programmed yet")
@@ -44,13 +45,16 @@ func (p *process) proxy() error {
 	metrics := proxy.NewMetrics().For(kind.name)
 	progress := &proxy.Progress{}
 	health := healthcheck.NewHealth(progress, p.eligible, 0)
-	for _, collector := range []prometheus.Collector{metrics, health} {
+	relay := localhost.New(localhost.Options{Status: p.board, Log: p.log})
+	for _, collector := range []prometheus.Collector{metrics, health, relay} {
 		if err := p.observe.Registry.Register(collector); err != nil {
 			return err
 		}
 	}
 	checks := healthcheck.New(healthcheck.Options{Healthy: health.Healthy, Status: p.board, Log: p.log})
+	p.tune()
 	p.Go(func() error { return checks.Run(p.ctx) })
+	p.Go(func() error { return relay.Run(p.ctx) })
 	if c.Healthz != "" {
 		p.Go(func() error { return healthcheck.Serve(p.ctx, c.Healthz, health.Handler(), c.HealthzHardFail, p.log) })
 	}
@@ -76,6 +80,7 @@ func (p *process) proxy() error {
 			Progress: progress,
 			Applied: func(plan *proxy.Plan, changes []proxy.Change) {
 				checks.Applied(plan, changes)
+				relay.Applied(plan, changes)
 				if current.Swap(plan) == nil {
 					// The new rules stand; now the old ones may go.
 					p.Go(func() error {
