@@ -18,8 +18,10 @@ type Decision struct {
 	Port     *Port
 	Frontend *Frontend
 	Miss     Miss
-	// Inside tells that the source counts as this node's or a Pod's.
-	Inside bool
+	// FromNode tells that the source is this node, Inside that it counts as this
+	// node's or a Pod's. ToNode tells that the destination is an address of this
+	// node that answers NodePorts.
+	FromNode, Inside, ToNode bool
 	// PodInterfaces are set where Pods are told by the interface that they come
 	// in by, which is not known here: the source was taken for one from outside,
 	// and what comes in by these interfaces may be treated otherwise.
@@ -57,7 +59,8 @@ func Trace(plan *Plan, source netip.Addr, destination netip.AddrPort, protocol P
 	family := FamilyOf(destination.Addr())
 	fromNode := !source.IsValid() || source.IsLoopback() || slices.Contains(plan.Node.Addrs, source)
 	fromPod := slices.ContainsFunc(plan.Node.Pods, func(p netip.Prefix) bool { return p.Contains(source) })
-	d.Inside = fromNode || fromPod
+	d.FromNode, d.Inside = fromNode, fromNode || fromPod
+	d.ToNode = plan.answersNodePorts(destination.Addr())
 
 	if !d.find(plan) {
 		d.miss(plan)
@@ -103,7 +106,7 @@ func (d *Decision) find(plan *Plan) bool {
 	addr := d.Destination.Addr()
 	family := FamilyOf(addr)
 	d.Relayed = addr.IsLoopback() && plan.Node.Localhost && d.Protocol == TCP
-	local := d.Relayed || plan.answersNodePorts(addr)
+	local := d.Relayed || d.ToNode
 	for s := range plan.Services() {
 		for _, p := range s.Ports {
 			if p.Family != family || p.Protocol != d.Protocol {
