@@ -19,9 +19,11 @@ const maxChain = 16
 func (r *Response) Prune(name []byte, typ uint16, dnssec bool) {
 	var offsets [maxChain]int
 	chain := r.chain(offsets[:])
-	foreign, keepTo, end := false, 0, HeaderLen+len(name)+4
 	authority := int(binary.BigEndian.Uint16(r.Msg[8:]))
-	kept, soa := 0, false
+	foreign, answered, soa := false, false, false
+	end := HeaderLen + len(name) + 4
+	answersEnd, soaEnd := end, 0
+	soas, leading := 0, 0 // in the authority section, and at its start
 	for i := range r.Answers + authority {
 		var rr RR
 		if !rr.Parse(r.Msg, end) {
@@ -30,29 +32,30 @@ func (r *Response) Prune(name []byte, typ uint16, dnssec bool) {
 		end = rr.End
 		switch {
 		case i < r.Answers:
-			foreign = foreign || !r.belongs(chain, &rr)
-			keepTo = end
-		case dnssec:
-			keepTo = end
-			kept++
-		case r.Negative && rr.Type == TypeSOA:
-			kept++
-		}
-		if i >= r.Answers && rr.Type == TypeSOA {
+			belongs := r.belongs(chain, &rr)
+			foreign = foreign || !belongs
+			answered = answered || belongs && (rr.Type == typ || typ == TypeANY)
+			answersEnd = end
+		case rr.Type == TypeSOA:
+			if soas++; soas == i-r.Answers+1 {
+				leading, soaEnd = soas, end
+			}
 			for _, n := range chain {
 				soa = soa || below(r.Msg, n, rr.Owner)
 			}
 		}
 	}
-	if r.Answers == 0 {
-		keepTo = max(keepTo, HeaderLen+len(name)+4)
-	}
-	r.Keep = r.Keep && (!r.Negative || soa)
+	r.Negative = !answered
+	r.Keep = r.Keep && (answered || soa)
 	switch {
-	case foreign, r.Negative && kept > 0 && !dnssec:
+	case foreign, r.Negative && !dnssec && leading < soas:
 		r.rebuild(chain, name, typ, dnssec)
+	case dnssec:
+		r.shorten(end, authority)
+	case r.Negative && soas > 0:
+		r.shorten(soaEnd, soas)
 	default:
-		r.shorten(keepTo, kept)
+		r.shorten(answersEnd, 0)
 	}
 }
 
@@ -120,7 +123,7 @@ func (r *Response) rebuild(chain []int, name []byte, typ uint16, dnssec bool) {
 		if i >= answers {
 			section = 1
 		}
-		if section == 0 && !r.belongs(chain, &rr) || section == 1 && !dnssec && rr.Type != TypeSOA {
+		if section == 0 && !r.belongs(chain, &rr) || section == 1 && !dnssec && (rr.Type != TypeSOA || !r.Negative) {
 			continue
 		}
 		start := len(msg)
