@@ -43,15 +43,17 @@ const (
 type flow struct {
 	destination netip.AddrPort // that the client sends to
 	answers     netip.AddrPort // the endpoint, that answers
-	// tuple, zone and id are as the kernel names it. A flow with the same tuple
-	// that came later has another id.
-	tuple, zone, id []byte
+	// reply, zone and id are as the kernel names it. The tuple of replies has
+	// the endpoint in it, and the id depends on what the client sends to: a
+	// later flow of the same client to another endpoint differs in the one, and
+	// one to the same endpoint, but by another way, in the other.
+	reply, zone, id []byte
 }
 
 // clone returns a copy that does not share the receive buffer.
 func (f *flow) clone() flow {
 	c := *f
-	c.tuple, c.zone, c.id = slices.Clone(f.tuple), slices.Clone(f.zone), slices.Clone(f.id)
+	c.reply, c.zone, c.id = slices.Clone(f.reply), slices.Clone(f.zone), slices.Clone(f.id)
 	return c
 }
 
@@ -90,7 +92,7 @@ func dump(ctx context.Context, s *nfnl.Socket, family byte, filter bool, each fu
 func remove(ctx context.Context, s *nfnl.Socket, family byte, f flow) error {
 	m := &nfnl.Messages{}
 	m.Begin(unix.NFNL_SUBSYS_CTNETLINK, msgDelete, unix.NLM_F_ACK, family)
-	m.Bytes(attrTupleOrig|unix.NLA_F_NESTED, f.tuple)
+	m.Bytes(attrTupleReply|unix.NLA_F_NESTED, f.reply)
 	if f.zone != nil {
 		m.Bytes(attrZone, f.zone)
 	}
@@ -111,9 +113,9 @@ func parse(body []byte) (flow, bool) {
 	for kind, v := range nfnl.Attributes(body[4:]) {
 		switch kind {
 		case attrTupleOrig:
-			f.tuple = v
 			_, f.destination, udp = parseTuple(v)
 		case attrTupleReply:
+			f.reply = v
 			f.answers, _, _ = parseTuple(v)
 		case attrZone:
 			f.zone = v
