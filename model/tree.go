@@ -12,8 +12,10 @@ type tree struct {
 	size int
 }
 
-// Nodes but the root hold from minItems to maxItems entries. Small nodes make a
-// change cheap; 40,000 entries are five levels.
+// Nodes but the root hold from minItems to maxItems entries, or at least one
+// where keys came in ascending order, as those of a list do: then the node that
+// they leave behind stays full. Small nodes make a change cheap; 40,000 entries
+// are five levels.
 const (
 	minItems = 4
 	maxItems = 2*minItems + 1
@@ -137,7 +139,7 @@ func (t *treeTxn) set(key string, val any) (old any, had bool) {
 	t.root = t.own(t.root)
 	if t.root.n == maxItems {
 		t.root = &node{owner: t.owner, kids: &[maxItems + 1]*node{t.root}}
-		t.split(t.root, 0)
+		t.split(t.root, 0, key)
 	}
 	old, had = t.insert(t.root, entry{key, val})
 	if !had {
@@ -152,7 +154,7 @@ func (t *treeTxn) insert(nd *node, e entry) (old any, had bool) {
 		i, found := nd.search(e.key)
 		if !found && nd.kids != nil && nd.kids[i].n == maxItems {
 			t.ownKid(nd, i)
-			t.split(nd, i)
+			t.split(nd, i, e.key)
 			i, found = nd.search(e.key)
 		}
 		if found {
@@ -170,19 +172,27 @@ func (t *treeTxn) insert(nd *node, e entry) (old any, had bool) {
 	}
 }
 
-// split cuts the full and owned child i in two, around its middle entry.
-func (t *treeTxn) split(nd *node, i int) {
+// split cuts the full and owned child i in two, to make room for a key: around
+// its middle entry, or near its end if the key goes there.
+func (t *treeTxn) split(nd *node, i int, key string) {
 	left := nd.kids[i]
-	right := &node{owner: t.owner, n: minItems}
-	copy(right.items[:], left.items[minItems+1:])
+	at := minItems
+	if key > left.items[maxItems-1].key {
+		at = maxItems - 1 // the key is the first of the new node
+		if left.kids != nil {
+			at-- // the key goes further down, and a node has an entry
+		}
+	}
+	right := &node{owner: t.owner, n: maxItems - at - 1}
+	copy(right.items[:], left.items[at+1:])
 	if left.kids != nil {
 		right.kids = &[maxItems + 1]*node{}
-		copy(right.kids[:], left.kids[minItems+1:])
-		clear(left.kids[minItems+1:])
+		copy(right.kids[:], left.kids[at+1:])
+		clear(left.kids[at+1:])
 	}
-	middle := left.items[minItems]
-	clear(left.items[minItems:])
-	left.n = minItems
+	middle := left.items[at]
+	clear(left.items[at:])
+	left.n = at
 	copy(nd.items[i+1:nd.n+1], nd.items[i:nd.n])
 	copy(nd.kids[i+2:nd.n+2], nd.kids[i+1:nd.n+1])
 	nd.items[i], nd.kids[i+1] = middle, right

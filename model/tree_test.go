@@ -16,7 +16,7 @@ func checkTree(t *testing.T, what string, tr tree, want map[string]int) {
 	depth := -1
 	var visit func(nd *node, level int)
 	visit = func(nd *node, level int) {
-		if nd != tr.root && nd.n < minItems || nd.n > maxItems || nd.n == 0 {
+		if nd.n > maxItems || nd.n == 0 {
 			t.Fatalf("%s: a node of %d entries on level %d", what, nd.n, level)
 		}
 		for i := nd.n; i < maxItems; i++ {
@@ -74,6 +74,13 @@ func TestTree(t *testing.T) {
 	for step := range 400 {
 		growing := step < 150 || step >= 200 && step < 250
 		tx := tr.txn()
+		if growing && step%7 == 0 { // a list, in order
+			for i, from := 0, r.IntN(3000); i < 100; i++ {
+				key := fmt.Sprintf("%04d", from+i)
+				tx.set(key, step)
+				now[key] = step
+			}
+		}
 		for range 1 + r.IntN(60) {
 			key := fmt.Sprintf("%04d", r.IntN(3000))
 			if add := r.IntN(10) < 8; add == growing {
@@ -120,5 +127,29 @@ func TestTree(t *testing.T) {
 	}
 	for i, h := range history {
 		checkTree(t, fmt.Sprint("tree ", i), h.tree, h.want)
+	}
+}
+
+// TestTreeOfList counts the nodes of a tree that was made from a sorted list:
+// they are nearly full.
+func TestTreeOfList(t *testing.T) {
+	const size = 10000
+	tx := tree{}.txn()
+	for i := range size {
+		tx.set(fmt.Sprintf("%05d", i), i)
+	}
+	nodes := 0
+	var visit func(nd *node)
+	visit = func(nd *node) {
+		nodes++
+		if nd.kids != nil {
+			for _, kid := range nd.kids[:nd.n+1] {
+				visit(kid)
+			}
+		}
+	}
+	visit(tx.commit().root)
+	if full := size / maxItems; nodes > full*5/4 {
+		t.Errorf("%d nodes for %d entries, which fill %d", nodes, size, full)
 	}
 }
