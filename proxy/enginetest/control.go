@@ -11,10 +11,15 @@ import (
 	"github.com/sluicenet/sluice/model"
 )
 
-// control are the objects of a Service that no case and no walk touches.
-func (w *World) control() map[model.Key]any {
+// control are the objects of a Service that no case and no walk touches, for a
+// proxy of that name.
+func (w *World) control(proxyName string) map[model.Key]any {
 	o := &objects{w: w, put: map[model.Key]any{}}
-	err := o.service("control", []string{"vip=control", "nodeport=32100"})
+	words := []string{"vip=control", "nodeport=32100"}
+	if proxyName != "" {
+		words = append(words, "proxy-name="+proxyName)
+	}
+	err := o.service("control", words)
 	if err == nil {
 		err = o.endpoints("control", nil, []string{"c", "d"})
 	}
@@ -31,6 +36,7 @@ type watcher struct {
 	ended    chan struct{}
 	group    sync.WaitGroup
 	sent     atomic.Int64
+	phase    atomic.Value // what the test is doing, for the messages
 	mu       sync.Mutex
 	failures []string
 }
@@ -97,7 +103,7 @@ func (o *watcher) note(h *host, what, to string, got outcome) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(o.failures) < 10 {
-		o.failures = append(o.failures, fmt.Sprintf("%s from %s to %s: %s", what, h.name, to, got.by))
+		o.failures = append(o.failures, fmt.Sprintf("%s from %s to %s, at %v: %s", what, h.name, to, o.phase.Load(), got.by))
 	}
 }
 

@@ -52,8 +52,8 @@ func (h *host) sourcePort(protocol string, to netip.AddrPort) uint16 {
 	return first + uint16(next.(*atomic.Uint32).Add(1)%count)
 }
 
-// The ports that every host answers on.
-var served = []uint16{8080, 8081}
+// The ports that every host answers on; the last one is that of random walks.
+var served = []uint16{8080, 8081, 5353}
 
 // serve answers on all protocols with the host's name, the port, and the source
 // address that it sees. The function ends it.

@@ -11,7 +11,7 @@ import (
 var nftablesEngine = enginetest.Engine{
 	Name: "nftables",
 	New: func(o enginetest.Options) (proxy.Engine, error) {
-		return nftables.New(nftables.Options{NetNS: o.NetNS, Log: o.Log})
+		return nftables.New(nftables.Options{NetNS: o.NetNS, Intercept: o.Intercept, Log: o.Log})
 	},
 }
 

@@ -24,6 +24,7 @@ func Table(t *testing.T, engine Engine) {
 	d := newDriver(t, NewWorld(t), engine)
 	watch := d.w.watchControl(t, d)
 	for i, c := range cases {
+		watch.phase.Store(c.Name)
 		t.Run(strings.ReplaceAll(c.Name, " ", "_"), func(t *testing.T) { d.runCase(t, c) })
 		if i%verifyEvery == 0 {
 			if repaired, err := d.engine.Verify(t.Context()); err != nil || repaired {
@@ -43,9 +44,11 @@ type driver struct {
 	watch   *model.Watcher
 	planner *proxy.Planner
 	config  []string
-	full    bool // the next update is a Sync
-	plan    *proxy.Plan
-	present map[model.Key]any
+	// proxyName is that of the configuration.
+	proxyName string
+	full      bool // the next update is a Sync
+	plan      *proxy.Plan
+	present   map[model.Key]any
 }
 
 func newDriver(t *testing.T, w *World, about Engine) *driver {
@@ -77,6 +80,7 @@ func (d *driver) configure(t *testing.T, words []string) {
 	if d.watch != nil {
 		d.watch.Stop()
 	}
+	d.proxyName = cfg.ProxyName
 	d.watch, d.planner, d.config, d.full = d.store.Watch(), proxy.NewPlanner(cfg), words, true
 }
 
@@ -94,7 +98,7 @@ func (d *driver) update(t *testing.T, objects map[model.Key]any, zone string) {
 func (d *driver) apply(t *testing.T, objects map[model.Key]any, zone string) error {
 	t.Helper()
 	all := map[model.Key]any{{Kind: model.KindNode, Name: "node1"}: d.w.nodeObject(zone)}
-	for k, obj := range d.w.control() {
+	for k, obj := range d.w.control(d.proxyName) {
 		all[k] = obj
 	}
 	for k, obj := range objects {

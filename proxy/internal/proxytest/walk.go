@@ -124,7 +124,7 @@ func (w *Walk) putSlice(tx *model.Txn, service string) {
 	if s.IPv6 {
 		addrs = w.Endpoints6
 	}
-	for _, i := range w.rand.Perm(len(addrs))[:w.rand.IntN(6)] {
+	for _, i := range w.rand.Perm(len(addrs))[:min(w.rand.IntN(6), len(addrs))] {
 		e := model.Endpoint{Addr: addrs[i], Node: fmt.Sprintf("node%d", 1+i%2), Pod: pod(i), Ready: true, Serving: true}
 		switch w.rand.IntN(6) {
 		case 0:
