@@ -211,7 +211,7 @@ const (
 
 // Masquerade says for which connections the source address becomes the node's,
 // so that answers come back by this node. Connections of a backend to itself
-// are always masqueraded.
+// are always masqueraded, if it may be on this node.
 type Masquerade uint8
 
 // The conditions of masquerading.

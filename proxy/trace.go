@@ -96,7 +96,7 @@ func Trace(plan *Plan, source netip.Addr, destination netip.AddrPort, protocol P
 		total += n
 	}
 	for i, b := range backends {
-		d.Choices = append(d.Choices, Choice{b, float64(slots[i]) / float64(total), masquerade || d.Relayed || b.Addr() == source})
+		d.Choices = append(d.Choices, Choice{b, float64(slots[i]) / float64(total), masquerade || d.Relayed || b.Addr() == source && b.Place != Elsewhere})
 	}
 	return d
 }
