@@ -1,0 +1,116 @@
+package iptables
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Looking at everything may take a twentieth of the time, and is done now and
+// then even if nothing seems to have changed.
+const (
+	lookShare = 20
+	lookEvery = 2 * time.Minute
+)
+
+// Verify implements [proxy.Engine]. It lists the tables if somebody may have
+// changed them since.
+func (e *Engine) Verify(ctx context.Context) (bool, error) {
+	if !e.valid {
+		return false, nil
+	}
+	since := time.Since(e.looked)
+	e.foreign = e.foreign || e.canary.changed()
+	if since < lookShare*e.took || !e.foreign && since < max(lookEvery, 5*lookShare*e.took) {
+		return false, nil
+	}
+	e.canary.begin()
+	repaired, err := e.reconcile(ctx)
+	if err != nil {
+		e.valid = false
+		return false, err
+	}
+	if repaired {
+		if err := e.learn(ctx); err != nil {
+			return true, err
+		}
+	}
+	e.canary.odd = false // what was there before has been looked at
+	e.foreign = e.canary.rest()
+	return repaired, nil
+}
+
+// learn finds the chains that this version of iptables prints in other words
+// than ours, so that it is not taken for drift for ever.
+func (e *Engine) learn(ctx context.Context) error {
+	return e.each(func(f *family) error {
+		found, err := list(ctx, e.kernel, f.Family)
+		if err != nil {
+			return err
+		}
+		printed := make(map[ref][]string, len(found.chains))
+		for r, rules := range found.chains {
+			printed[r] = rules
+		}
+		s := newRuleset(f.rules.renderer).compare(found, e.plan, f.printed)
+		for r, rules := range s.write {
+			if have, ok := printed[r]; ok && len(have) == len(rules) {
+				f.printed[r] = words{slices.Clone(rules), slices.Clone(have)}
+			}
+		}
+		return nil
+	})
+}
+
+// Cleanup implements [proxy.Engine]. It removes what either variant has.
+func (e *Engine) Cleanup(ctx context.Context) error {
+	e.valid = false
+	all := e.others
+	if c, ok := e.kernel.(*commands); ok {
+		all = append(slices.Clone(all), c)
+	}
+	for _, c := range all {
+		if err := removeAll(ctx, c); err != nil {
+			return fmt.Errorf("iptables: remove the rules: %w", err)
+		}
+	}
+	return nil
+}
+
+// removeAll removes all our chains and what leads to them.
+func removeAll(ctx context.Context, c *commands) error {
+	for _, f := range families {
+		p, ok := c.programs[f]
+		if !ok {
+			continue
+		}
+		// To ask for a table of the legacy variant makes it.
+		legacy := variantOf(p.tables) == Legacy
+		there := legacyTables(c.netns, f)
+		l := &listing{chains: map[ref][]string{}}
+		for _, t := range [...]table{nat, filter} {
+			if legacy && !there[t.String()] {
+				continue
+			}
+			out, err := c.save(ctx, f, t, false)
+			if err != nil {
+				return err
+			}
+			if err := l.parse(t, out); err != nil {
+				return err
+			}
+		}
+		s := &step{unjump: l.foreign, write: map[ref][]string{}}
+		for r := range l.chains {
+			s.gone = append(s.gone, r)
+		}
+		if s.empty() {
+			continue
+		}
+		if err := c.restore(ctx, f, s.text()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
