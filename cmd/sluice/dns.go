@@ -6,7 +6,6 @@ import (
 	"net/url"
 
 	"github.com/sluicenet/sluice/dns"
-	"github.com/sluicenet/sluice/dns/forward"
 	"github.com/sluicenet/sluice/dns/zone"
 	"github.com/sluicenet/sluice/model"
 )
@@ -21,13 +20,14 @@ func (p *process) dns() error {
 	if err != nil {
 		return err
 	}
-	upstreams, err := forward.ParseZones(c.Upstreams, nil)
+	upstreams, err := forwardOptions(&c)
 	if err != nil {
 		return err
 	}
 	s, err := dns.New(dns.Options{
 		Store: p.store, Listen: c.Listen, Addresses: []netip.Addr{}, Zones: []string{p.conf.Zone}, Pods: pods,
-		Forward: forward.Options{Zones: upstreams}, ResolvConf: c.Resolv, Status: p.board, Log: p.log,
+		Forward: upstreams, ResolvConf: c.Resolv, Cache: cacheOptions(&c.Cache), KeepSubnet: c.KeepSubnet,
+		CoreDNSMetrics: c.CoreDNSMetrics, Status: p.board, Log: p.log,
 	})
 	if err != nil {
 		return err

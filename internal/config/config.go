@@ -55,14 +55,6 @@ type Log struct {
 	Format string `json:"format,omitempty" usage:"text or json"`
 }
 
-// DNS is the name server of this node.
-type DNS struct {
-	Listen    []netip.AddrPort `json:"listen,omitempty" usage:"addresses to answer on, UDP and TCP; empty: no DNS"`
-	Upstreams []string         `json:"upstreams,omitempty" usage:"servers for all other names (default: those of the resolv.conf)"`
-	Resolv    string           `json:"resolvConf,omitempty" usage:"resolv.conf to take upstreams from"`
-	Pods      string           `json:"pods,omitempty" usage:"records of Pods by address: disabled, insecure or verified"`
-}
-
 // XDS is the server that Envoys get their configuration from.
 type XDS struct {
 	Address string   `json:"address,omitempty" usage:"address on which sidecars and gateways get certificates and configuration, with TLS; empty: none"`
@@ -93,13 +85,9 @@ func Default() Configuration {
 		Zone:       "cluster.local",
 		Log:        Log{Level: "info", Format: "text"},
 		Proxy:      defaultProxy(),
-		DNS: DNS{
-			Listen: []netip.AddrPort{netip.MustParseAddrPort("169.254.20.10:53")},
-			Resolv: "/etc/resolv.conf",
-			Pods:   "verified",
-		},
-		XDS:  XDS{Address: ":15012"},
-		Mesh: Mesh{TrustDomain: "cluster.local", RootNamespace: "sluice-system", CertificateLife: metav1.Duration{Duration: 24 * time.Hour}},
+		DNS:        defaultDNS(),
+		XDS:        XDS{Address: ":15012"},
+		Mesh:       Mesh{TrustDomain: "cluster.local", RootNamespace: "sluice-system", CertificateLife: metav1.Duration{Duration: 24 * time.Hour}},
 	}
 }
 
@@ -154,7 +142,7 @@ func (c *Configuration) Validate() error {
 		oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error"),
 		oneOf("log.format", c.Log.Format, "text", "json"),
 		c.Proxy.Validate(),
-		oneOf("dns.pods", c.DNS.Pods, "disabled", "insecure", "verified"),
+		c.DNS.validate(),
 		positive("mesh.certificateLife", c.Mesh.CertificateLife.Duration, time.Minute),
 	)
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/pflag"
@@ -98,5 +99,24 @@ func TestEveryFieldHasAFlag(t *testing.T) {
 	var again Configuration
 	if err := again.parse(b); err != nil {
 		t.Errorf("the default does not load: %v\n%s", err, b)
+	}
+}
+
+// TestDNSCache reads the cache's limits, and names those that cannot be.
+func TestDNSCache(t *testing.T) {
+	c, err := load(t, head+"dns: {cache: {mib: 4, stale: 0s, prefetch: 0, failureTTL: 5s}}\n")
+	if err != nil || c.DNS.Cache.MiB != 4 || c.DNS.Cache.Stale.Duration != 0 || c.DNS.Cache.Prefetch != 0 || c.DNS.Cache.MaxTTL.Duration != time.Hour {
+		t.Errorf("%+v, %v", c.DNS.Cache, err)
+	}
+	for field, bad := range map[string]string{
+		"dns.cache.mib": "mib: 0", "dns.cache.failureTTL": "failureTTL: 6s", "dns.cache.stale": "stale: -1s", "dns.cache.maxTTL": "maxTTL: 0s",
+	} {
+		c, err := load(t, head+"dns: {cache: {"+bad+"}}\n")
+		if err == nil {
+			err = c.Validate()
+		}
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", bad, err)
+		}
 	}
 }
