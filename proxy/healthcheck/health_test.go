@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,8 +22,15 @@ import (
 // engine blocks, fails or does nothing.
 type engine struct {
 	proxy.Engine
+	mu    sync.Mutex // guards all
 	block chan struct{}
 	fail  error
+}
+
+func (e *engine) set(block chan struct{}, fail error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.block, e.fail = block, fail
 }
 
 func (e *engine) Sync(context.Context, *proxy.Plan) error    { return e.do() }
@@ -30,10 +38,13 @@ func (e *engine) Apply(context.Context, proxy.Changes) error { return e.do() }
 func (e *engine) Verify(context.Context) (bool, error)       { return false, nil }
 
 func (e *engine) do() error {
-	if e.block != nil {
-		<-e.block
+	e.mu.Lock()
+	block, fail := e.block, e.fail
+	e.mu.Unlock()
+	if block != nil {
+		<-block
 	}
-	return e.fail
+	return fail
 }
 
 // TestHealth follows the pages through what happens to a proxy.
@@ -93,16 +104,17 @@ func TestHealth(t *testing.T) {
 		expect("with the node being deleted", 503, 200)
 		eligible = true
 
-		e.block = make(chan struct{})
+		block := make(chan struct{})
+		e.set(block, nil)
 		put("bb")
 		time.Sleep(Late - time.Second)
 		expect("with an engine that is slow", 200, 200)
 		time.Sleep(2 * time.Second)
 		expect("with an engine that hangs", 503, 503)
-		close(e.block)
+		close(block)
 		expect("with an engine that goes on", 200, 200)
 
-		e.fail = errors.New("no")
+		e.set(nil, errors.New("no"))
 		put("cc")
 		for range 5 {
 			time.Sleep(Late / 6)
@@ -111,7 +123,7 @@ func TestHealth(t *testing.T) {
 		expect("with an engine that fails", 200, 200)
 		time.Sleep(Late)
 		expect("with an engine that has failed for long", 503, 503)
-		e.fail = nil
+		e.set(nil, nil)
 		time.Sleep(time.Minute)
 		expect("with an engine that is well again", 200, 200)
 		cancel()

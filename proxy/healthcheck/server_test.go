@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -159,8 +160,9 @@ func (w *world) message(name string) string {
 func yes() bool { return true }
 
 func TestServer(t *testing.T) {
-	healthy := true
-	w := newWorld(t, proxy.NodePortAddresses{}, func() bool { return healthy })
+	var healthy atomic.Bool
+	healthy.Store(true)
+	w := newWorld(t, proxy.NodePortAddresses{}, healthy.Load)
 	w.update(func(tx *model.Txn) { put(tx, "web", 31001, 2) })
 	w.expect("127.0.0.1:31001", 200, "web")
 	for _, address := range []string{"127.0.0.1:31001", "[::1]:31001"} {
@@ -187,9 +189,9 @@ func TestServer(t *testing.T) {
 	}
 	w.update(func(tx *model.Txn) { put(tx, "web", 31001, 1) })
 	w.expect("127.0.0.1:31001", 200, `"localEndpoints": 1`)
-	healthy = false
+	healthy.Store(false)
 	w.expect("127.0.0.1:31001", 503, `"serviceProxyHealthy": false`)
-	healthy = true
+	healthy.Store(true)
 
 	// Another number, and none.
 	w.update(func(tx *model.Txn) { put(tx, "web", 31002, 1) })
