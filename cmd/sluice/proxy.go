@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"net/url"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -46,12 +43,21 @@ func (p *process) proxy() error {
 	progress := &proxy.Progress{}
 	health := healthcheck.NewHealth(progress, p.eligible, 0)
 	relay := localhost.New(localhost.Options{Status: p.board, Log: p.log})
-	for _, collector := range []prometheus.Collector{metrics, health, relay} {
+	collectors := []prometheus.Collector{metrics, health, relay}
+	if counter, ok := engine.(proxy.Counter); ok && c.Traffic {
+		collectors = append(collectors, proxy.NewTrafficMetrics(counter, current.Load, p.log))
+	}
+	for _, collector := range collectors {
 		if err := p.observe.Registry.Register(collector); err != nil {
 			return err
 		}
 	}
 	checks := healthcheck.New(healthcheck.Options{Healthy: health.Healthy, Status: p.board, Log: p.log})
+	if counter, ok := engine.(proxy.Counter); ok && c.Traffic {
+		if err := p.observe.Registry.Register(proxy.NewTrafficMetrics(counter, current.Load, p.log)); err != nil {
+			return err
+		}
+	}
 	p.tune()
 	p.Go(func() error { return checks.Run(p.ctx) })
 	p.Go(func() error { return relay.Run(p.ctx) })
@@ -64,8 +70,8 @@ func (p *process) proxy() error {
 		}
 		return nil
 	})
-	p.admin.Questions["trace"] = func(_ context.Context, q url.Values) (any, error) {
-		return trace(current.Load(), q)
+	p.admin.Questions["trace"] = func(ctx context.Context, q url.Values) (any, error) {
+		return trace(ctx, current.Load(), kind.name, engine, q)
 	}
 	p.Go(func() error {
 		if err := p.awaitSplits(); err != nil {
@@ -153,40 +159,4 @@ func (p *process) awaitSplits() error {
 			defer cancel()
 		}
 	}
-}
-
-// protocols are those of a connection, by name.
-var protocols = map[string]proxy.Protocol{"TCP": proxy.TCP, "UDP": proxy.UDP, "SCTP": proxy.SCTP}
-
-// trace answers what happens to a new connection.
-func trace(plan *proxy.Plan, q url.Values) (any, error) {
-	if plan == nil {
-		return nil, errNotProgrammed
-	}
-	destination, err := netip.ParseAddrPort(q.Get("destination"))
-	if err != nil {
-		return nil, errors.New("destination: expected ADDRESS:PORT, found " + q.Get("destination"))
-	}
-	var source netip.Addr
-	if s := q.Get("source"); s != "node" {
-		if source, err = netip.ParseAddr(s); err != nil {
-			return nil, errors.New(`source: expected an address or "node", found ` + s)
-		}
-	}
-	protocol, ok := protocols[q.Get("protocol")]
-	if !ok {
-		return nil, errors.New("protocol: expected tcp, udp or sctp, found " + q.Get("protocol"))
-	}
-	// Without a Node object the plan does not know the node's addresses, which
-	// the kernel does.
-	here := *plan
-	if addrs, err := net.InterfaceAddrs(); err == nil {
-		here.Node.Addrs = slices.Clone(here.Node.Addrs)
-		for _, a := range addrs {
-			if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() {
-				here.Node.Addrs = append(here.Node.Addrs, p.Addr())
-			}
-		}
-	}
-	return proxy.Trace(&here, source, destination, protocol).String(), nil
 }

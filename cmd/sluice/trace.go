@@ -1,9 +1,10 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
-	"net"
-	"net/netip"
+	"io"
 	"net/url"
 	"strings"
 
@@ -15,93 +16,84 @@ import (
 )
 
 func traceCommand() *cobra.Command {
-	var socket string
+	var socket, format string
 	cmd := &cobra.Command{
 		Use:   "trace SRC DST:PORT[/PROTOCOL]",
 		Short: "Explain what happens to a new connection: which rule decides, which endpoints it may get",
-		Long: `Explain what the service proxy of this node does with a new connection from SRC,
-an address or "node" for this node itself, to DST, an address, a Service as
-NAME or NAME.NAMESPACE, or a name of the cluster. PROTOCOL is tcp unless given.`,
+		Long: `Explain what the service proxy of this node does with a new connection from SRC
+to DST, and compare that with the rules that the kernel has: where they differ,
+the exit status is 1.
+
+SRC is an address, pod/NAMESPACE/NAME, or "node" for this node itself. DST is an
+address, pod/NAMESPACE/NAME, svc/NAMESPACE/NAME, a Service as NAME or
+NAME.NAMESPACE, or a name of the cluster. PORT is a number or, of a Service, the
+port's name. PROTOCOL is tcp unless given.`,
 		Example: `  sluice trace 10.244.1.10 10.96.0.20:80
-  sluice trace node web.shop:80
+  sluice trace pod/shop/cart-0 svc/shop/web:http
   sluice trace node web.default.svc.cluster.local:53/udp`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			destination, protocol, given := strings.Cut(args[1], "/")
-			if !given {
-				protocol = "tcp"
+			if format != "" && format != "json" {
+				return fmt.Errorf("-o %q: expected json", format)
 			}
-			client := admin.NewClient(socket)
-			destination, err := resolve(cmd, client, destination)
+			// What names stand for is told, but not in between JSON.
+			said := cmd.OutOrStdout()
+			if format == "json" {
+				said = io.Discard
+			}
+			r := resolver{cmd, admin.NewClient(socket), said}
+			destination, protocol, err := r.destination(args[1])
 			if err != nil {
 				return err
 			}
-			var text string
-			q := url.Values{"source": {args[0]}, "destination": {destination}, "protocol": {strings.ToUpper(protocol)}}
-			if err := client.Ask(cmd.Context(), "trace", q, &text); err != nil {
+			source, err := r.source(args[0], destination)
+			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprint(cmd.OutOrStdout(), text)
-			return err
+			var answer traced
+			q := url.Values{"source": {source}, "destination": {destination}, "protocol": {strings.ToUpper(protocol)}}
+			if err := r.client.Ask(cmd.Context(), "trace", q, &answer); err != nil {
+				return err
+			}
+			if err := answer.print(cmd.OutOrStdout(), format); err != nil {
+				return err
+			}
+			if len(answer.Differences) > 0 {
+				return errors.New("the kernel's rules are not what the plan says")
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&socket, "socket", config.Default().Socket, "socket of the process to ask")
+	cmd.Flags().StringVarP(&format, "output", "o", "", "json")
 	return cmd
 }
 
-// resolve asks the node's own DNS for the address of a name.
-func resolve(cmd *cobra.Command, client *admin.Client, destination string) (string, error) {
-	host, port, ok := cutLast(destination, ":")
-	if !ok {
-		return "", fmt.Errorf("%q: expected DST:PORT", destination)
+// print writes the answer for people, or as JSON.
+func (t *traced) print(w io.Writer, format string) error {
+	if format == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(t)
 	}
-	if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return destination, nil
-	}
-	if ip, ok, err := clusterIP(cmd, client, host); err != nil {
-		return "", err
-	} else if ok {
-		return net.JoinHostPort(ip, port), nil
-	}
-	var answer dns.Explanation
-	if err := client.Ask(cmd.Context(), "dns", url.Values{"name": {host}, "type": {"A"}}, &answer); err != nil {
-		return "", err
-	}
-	for _, record := range answer.Answer {
-		fields := strings.Fields(record)
-		if addr, err := netip.ParseAddr(fields[len(fields)-1]); err == nil {
-			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s: %s\n", host, addr, answer.Reason)
-			return net.JoinHostPort(addr.String(), port), nil
+	var b strings.Builder
+	b.WriteString(t.Explanation)
+	switch {
+	case t.KernelError != "":
+		fmt.Fprintf(&b, "%s: not compared with the kernel's rules: %s\n", t.Engine, t.KernelError)
+	case len(t.Differences) > 0:
+		fmt.Fprintf(&b, "%s: the kernel's rules differ:\n", t.Engine)
+		for _, d := range t.Differences {
+			b.WriteString("  " + d + "\n")
 		}
+	default:
+		fmt.Fprintf(&b, "%s: the kernel's rules agree\n", t.Engine)
 	}
-	return "", fmt.Errorf("%s: %s (%s)", host, answer.Rcode, answer.Reason)
-}
-
-// clusterIP returns the address of a Service that is named as in a Pod of the
-// namespace default: NAME or NAME.NAMESPACE.
-func clusterIP(cmd *cobra.Command, client *admin.Client, name string) (ip string, ok bool, err error) {
-	if strings.Count(name, ".") > 1 {
-		return "", false, nil
+	for _, r := range t.Rules {
+		b.WriteString("  " + r + "\n")
 	}
-	service, namespace, given := strings.Cut(name, ".")
-	if !given {
-		namespace = "default"
-	}
-	services, err := client.Table(cmd.Context(), "services")
-	if err != nil {
-		return "", false, err
-	}
-	found, err := admin.Select(services, namespace, []string{service})
-	if err != nil {
-		return "", false, nil //nolint:nilerr // it may be a name outside of the cluster
-	}
-	object, _ := found.Rows[0].Object.(map[string]any)
-	spec, _ := object["spec"].(map[string]any)
-	if ip, _ = spec["clusterIP"].(string); ip == "" || ip == "None" {
-		return "", false, fmt.Errorf("the Service %s/%s has no clusterIP", namespace, service)
-	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s is %s: the clusterIP of the Service %s/%s\n", name, ip, namespace, service)
-	return ip, true, err
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
