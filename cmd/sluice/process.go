@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluicenet/sluice/internal/admin"
 	"github.com/sluicenet/sluice/internal/config"
+	"github.com/sluicenet/sluice/internal/memory"
 	"github.com/sluicenet/sluice/internal/observe"
 	"github.com/sluicenet/sluice/internal/view"
 	"github.com/sluicenet/sluice/model"
@@ -116,6 +117,7 @@ func (p *process) fileProblems() []source.Problem {
 // run starts the ports on which people look in, and waits for the end: of the
 // context, which is no error, or of a part that cannot go on.
 func (p *process) run() error {
+	go memory.Tend(p.ctx)
 	if p.conf.Metrics != "" {
 		p.Go(func() error { return p.observe.Run(p.ctx, p.conf.Metrics, p.log) })
 	}

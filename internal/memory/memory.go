@@ -1,0 +1,94 @@
+// Package memory bounds how much memory a process has beyond what it needs. A
+// node's agent holds the cluster's whole model and changes little of it at a
+// time: Go's usual garbage of as much as the model again would be most of its
+// size, and save nothing.
+package memory
+
+import (
+	"context"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+// The garbage that a heap may have before it is collected: a part of what is
+// alive, but not so little that small heaps are collected all the time, and at
+// most as much as is alive, which is Go's default.
+const (
+	leastGarbage = 16 << 20
+	part         = 6
+)
+
+// percent returns the GOGC of a heap of which so many bytes are alive.
+func percent(alive uint64) int {
+	if alive == 0 {
+		return 100
+	}
+	return int(min(100, 100*max(leastGarbage, alive/part)/alive))
+}
+
+// Between two looks at the heap, and how much idle memory is worth giving back
+// at once; the runtime gives back the rest by and by.
+const (
+	interval = 2 * time.Second
+	idle     = 24 << 20
+)
+
+// Tend keeps the bound until the context ends, and gives back what a start or a
+// burst of changes left. It does nothing where the environment has GOGC or
+// GOMEMLIMIT: then somebody else decides.
+func Tend(ctx context.Context) {
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		<-ctx.Done()
+		return
+	}
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	heap := newReader()
+	before := heap.read()
+	current := 100
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := heap.read()
+		if p := percent(now.alive); p < current*9/10 || p > current*11/10 {
+			debug.SetGCPercent(p)
+			current = p
+		}
+		// Not while it is needed: something allocates.
+		if now.allocated-before.allocated < 4<<20 && now.held > now.alive+now.alive*uint64(current)/100+idle {
+			debug.FreeOSMemory()
+		}
+		before = now
+	}
+}
+
+// sample is the heap at a moment, in bytes.
+type sample struct {
+	alive     uint64 // at the last collection
+	held      uint64 // from the operating system, for the heap
+	allocated uint64 // since the start of the process
+}
+
+// reader reads the runtime's metrics.
+type reader []metrics.Sample
+
+func newReader() reader {
+	return reader{
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/gc/heap/allocs:bytes"},
+	}
+}
+
+func (r reader) read() sample {
+	metrics.Read(r)
+	value := func(i int) uint64 { return r[i].Value.Uint64() }
+	return sample{alive: value(0), held: value(1) + value(2) + value(3), allocated: value(4)}
+}

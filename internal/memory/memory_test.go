@@ -1,0 +1,72 @@
+package memory
+
+import (
+	"context"
+	"runtime"
+	"runtime/debug"
+	"testing"
+	"time"
+)
+
+func TestPercent(t *testing.T) {
+	for _, c := range []struct {
+		alive uint64
+		want  int
+	}{
+		{0, 100}, {1 << 20, 100}, {16 << 20, 100}, {32 << 20, 50}, {64 << 20, 25}, {96 << 20, 16}, {1 << 30, 16},
+	} {
+		if got := percent(c.alive); got != c.want {
+			t.Errorf("%d MiB: %d, want %d", c.alive>>20, got, c.want)
+		}
+	}
+}
+
+// TestTend holds much and lets go of more, as a start does.
+func TestTend(t *testing.T) {
+	t.Setenv("GOGC", "")
+	t.Setenv("GOMEMLIMIT", "")
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	model := make([][]byte, 64)
+	for i := range model {
+		model[i] = make([]byte, 1<<20)
+	}
+	for range 100 {
+		garbage := make([]byte, 1<<20)
+		runtime.KeepAlive(garbage)
+	}
+	runtime.GC()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		Tend(ctx)
+		close(ended)
+	}()
+	r := newReader()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		s := r.read()
+		now := debug.SetGCPercent(-1)
+		debug.SetGCPercent(now)
+		if now < 50 && s.held < s.alive*3/2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("GOGC %d, %d MiB held for %d MiB alive", now, s.held>>20, s.alive>>20)
+		}
+	}
+	runtime.KeepAlive(model)
+	cancel()
+	<-ended
+}
+
+// TestTendLeavesAlone checks that an operator's choice stays.
+func TestTendLeavesAlone(t *testing.T) {
+	t.Setenv("GOGC", "100")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	Tend(ctx)
+	if now := debug.SetGCPercent(100); now != 100 {
+		t.Errorf("GOGC became %d", now)
+	}
+}
