@@ -1,0 +1,237 @@
+package ipvs
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/sluicenet/sluice/proxy"
+)
+
+// tracer follows a connection through what the kernel has.
+type tracer struct {
+	d       proxy.Decision
+	family  proxy.Family
+	tables  *tables
+	bound   bound
+	servers map[serverID]settings
+	list    func(serverID) (map[netip.AddrPort]destination, error)
+	out     proxy.Observed
+}
+
+// Trace implements [proxy.Tracer].
+func (e *Engine) Trace(ctx context.Context, d proxy.Decision) (proxy.Observed, error) {
+	r := e.reader
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t := tracer{d: d, family: proxy.FamilyOf(d.Destination.Addr()), list: r.kernel.destinations}
+	var err error
+	if t.tables, err = listTables(ctx, r.filter, []proxy.Family{t.family}); err != nil {
+		return t.out, unsupported(err)
+	}
+	if t.servers, err = r.kernel.servers(); err != nil {
+		return t.out, err
+	}
+	if t.bound, err = r.kernel.addresses(); err != nil {
+		return t.out, err
+	}
+	err = t.follow()
+	return t.out, err
+}
+
+// say notes a line of an nft listing.
+func (t *tracer) say(set setID, format string, args ...any) {
+	kind := "set"
+	if specs[set].isMap() {
+		kind = "map"
+	}
+	ip := "ip"
+	if t.family == proxy.IPv6 {
+		ip = "ip6"
+	}
+	t.out.Rules = append(t.out.Rules, fmt.Sprintf("%s %s %s %s { %s }", ip, tableName, kind, specs[set].name, fmt.Sprintf(format, args...)))
+}
+
+func (t *tracer) data(set setID, key string) (string, bool) {
+	data, ok := t.tables.elements[elementKey{place{t.family, set}, key}]
+	return data, ok
+}
+
+// follow walks through the chain "services".
+func (t *tracer) follow() error {
+	addr := t.d.Destination.Addr()
+	whole := proxy.FrontendKey{Addr: addr, Family: t.family, Protocol: t.d.Protocol, Port: t.d.Destination.Port()}
+	port := whole
+	port.Addr = netip.Addr{}
+	if verdict, ok := t.data(setServices, frontendKey(whole)); ok {
+		t.say(setServices, "%s . %s . %d : %s", addr, whole.Protocol, whole.Port, spell(verdict))
+		return t.chain(whole, verdict)
+	}
+	_, ours := t.data(setAddresses, string(addr.AsSlice()))
+	// Whether an address answers NodePorts is the plan's to say: the fib and
+	// nodeport-addresses decide by it.
+	isNodePort := t.d.Frontend != nil && t.d.Frontend.Kind == proxy.NodePort || t.bound.others[addr] && !addr.IsLoopback()
+	if verdict, ok := t.data(setNodePorts, frontendKey(port)); ok && isNodePort && !ours {
+		t.say(setNodePorts, "%s . %d : %s", port.Protocol, port.Port, spell(verdict))
+		return t.chain(port, verdict)
+	}
+	if ours {
+		t.say(setAddresses, "%s", addr)
+		t.out.Miss, t.out.Action = proxy.UnknownPort, proxy.Reject
+		key := string([]byte{byte(whole.Port >> 8), byte(whole.Port)})
+		_, external := t.data(setExternalAddresses, string(addr.AsSlice()))
+		if _, open := t.data(setOpenPorts, key); external && open && whole.Protocol == proxy.TCP {
+			t.say(setOpenPorts, "%d", whole.Port)
+			t.out.Miss, t.out.Action = proxy.NotOurs, 0
+		}
+		return nil
+	}
+	if t.inRanges(setServiceCIDRs, addr) {
+		t.say(setServiceCIDRs, "%s", addr)
+		t.out.Miss, t.out.Action = proxy.Unallocated, proxy.Drop
+	}
+	return nil
+}
+
+// inRanges reports whether an address is in one of the node's networks, whose
+// ends the plan knows too: the listing has where each begins.
+func (t *tracer) inRanges(set setID, a netip.Addr) bool {
+	if t.d.Miss != proxy.Unallocated {
+		return false
+	}
+	for k := range t.tables.ranges {
+		if first, ok := netip.AddrFromSlice([]byte(k.key)); ok && k.place == (place{t.family, set}) && first.Compare(a) <= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func spell(verdict string) string {
+	if isChain(verdict) || verdict == chainRefuse {
+		return "goto " + verdict
+	}
+	return verdict
+}
+
+// chain does what the chain of a frontend does.
+func (t *tracer) chain(key proxy.FrontendKey, verdict string) error {
+	t.out.Found = true
+	switch verdict {
+	case chainRefuse:
+		t.out.Action = proxy.Reject
+		return nil
+	case verdictDrop:
+		t.out.Action = proxy.Drop
+		return nil
+	}
+	spec, ok := parseChain(verdict)
+	if !ok {
+		return fmt.Errorf("ipvs: chain %s is not ours", verdict)
+	}
+	if spec.sources && !t.allowed(key) {
+		t.out.Refused, t.out.Action = true, proxy.Drop
+		return nil
+	}
+	outside := spec.inside != spec.outside && !t.d.Inside
+	if t.out.Action = spec.inside; outside {
+		t.out.Action = spec.outside
+	}
+	if t.out.Action != proxy.ToCluster && t.out.Action != proxy.ToLocal {
+		return nil
+	}
+	id := serverID{family: t.family, protocol: key.Protocol, addr: netip.AddrPortFrom(key.Addr, key.Port)}
+	always := spec.masquerade == proxy.MasqueradeAlways
+	if spec.nodePort || outside {
+		set := setMarks
+		switch {
+		case spec.nodePort && outside:
+			set = setNodePortOutsideMarks
+		case spec.nodePort:
+			set = setNodePortMarks
+		}
+		data, ok := t.data(set, frontendKey(key))
+		if !ok || len(data) != 4 {
+			return nil
+		}
+		id.addr, id.mark = netip.AddrPort{}, nativeUint32(data)
+		t.say(set, "%s : %#08x", key, id.mark)
+		_, always = t.data(setMasqueradeMarks, data)
+	}
+	return t.server(id, always || t.masquerades(spec, outside))
+}
+
+// masquerades reports whether the source makes the connection masqueraded.
+func (t *tracer) masquerades(spec chainSpec, outside bool) bool {
+	fromNode := !t.d.Source.IsValid() || t.d.Source.IsLoopback() || t.bound.others[t.d.Source] || t.bound.ours[t.d.Source]
+	if spec.masquerade == proxy.MasqueradeFromNode || spec.nodePort || outside {
+		return fromNode
+	}
+	// What the connection comes from the plan has found out by the same sets.
+	return slices.ContainsFunc(t.d.Choices, func(c proxy.Choice) bool { return c.Masquerade && c.Addr() != t.d.Source })
+}
+
+// allowed reports whether the source is among those of a frontend.
+func (t *tracer) allowed(key proxy.FrontendKey) bool {
+	prefix := frontendKey(key)
+	source := string(t.d.Source.AsSlice())
+	for k := range t.tables.elements {
+		half := len(k.key) / 2
+		if k.place != (place{t.family, setSources}) || !strings.HasPrefix(k.key, prefix) {
+			continue
+		}
+		if first, last := k.key[len(prefix):half], k.key[half+len(prefix):]; len(first) == len(source) && first <= source && source <= last {
+			a, _ := netip.AddrFromSlice([]byte(first))
+			b, _ := netip.AddrFromSlice([]byte(last))
+			t.say(setSources, "%s . %s-%s", key, a, b)
+			return true
+		}
+	}
+	return source == ""
+}
+
+// server reads a virtual server and its destinations.
+func (t *tracer) server(id serverID, masquerade bool) error {
+	s, ok := t.servers[id.kernelID()]
+	if !ok {
+		return nil // nobody answers: there are no choices
+	}
+	t.out.Rules = append(t.out.Rules, fmt.Sprintf("%s %s", id, s))
+	list, err := t.list(id)
+	if err != nil {
+		return err
+	}
+	addrs := make([]netip.AddrPort, 0, len(list))
+	total := 0
+	for d, state := range list {
+		addrs = append(addrs, d)
+		total += state.weight
+	}
+	slices.SortFunc(addrs, netip.AddrPort.Compare)
+	for _, a := range addrs {
+		w := list[a].weight
+		t.out.Rules = append(t.out.Rules, fmt.Sprintf("  -> %-28s Masq    %d", a, w))
+		if w == 0 {
+			continue
+		}
+		_, hairpin := t.data(setHairpin, string(a.Addr().AsSlice())+string(t.d.Source.AsSlice()))
+		t.out.Choices = append(t.out.Choices, proxy.Choice{
+			Backend:     proxy.Backend{AddrPort: a, Weight: uint32(w), Place: t.place(a)},
+			Probability: float64(w) / float64(total),
+			Masquerade:  masquerade || hairpin,
+		})
+	}
+	return nil
+}
+
+// place is the plan's: the kernel does not know it.
+func (t *tracer) place(a netip.AddrPort) proxy.Place {
+	for _, c := range t.d.Choices {
+		if c.AddrPort == a {
+			return c.Place
+		}
+	}
+	return proxy.Unknown
+}
