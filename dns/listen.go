@@ -104,3 +104,42 @@ func (s *sockets) close() {
 		_ = s.tcp.Close()
 	}
 }
+
+// leaveGroup takes a UDP socket out of those among which the kernel spreads the
+// clients of an address, without losing what is in its queue, as closing it would.
+// A socket that is connected gets nothing from others than its peer, and the peer
+// here is nobody.
+func leaveGroup(conn *net.UDPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	// Without success the queue is emptied all the same, only that more may come
+	// until the socket is closed.
+	_ = raw.Control(func(fd uintptr) {
+		if domain, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN); err == nil && domain == unix.AF_INET6 {
+			_ = unix.Connect(int(fd), &unix.SockaddrInet6{Port: discard, Addr: netip.IPv6Loopback().As16()})
+		} else {
+			_ = unix.Connect(int(fd), &unix.SockaddrInet4{Port: discard, Addr: [4]byte{127, 0, 0, 1}})
+		}
+	})
+}
+
+// discard is a port that nobody sends DNS from (RFC 863).
+const discard = 9
+
+// yieldConnections has the kernel give new connections to the second listener of
+// an address, if there is one: that of the process that takes over, because ours
+// was there before. What is in our backlog stays there.
+func yieldConnections(l *net.TCPListener) {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return
+	}
+	second := []unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 1}}
+	// Without success a connection may be begun with us until we close.
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF,
+			&unix.SockFprog{Len: uint16(len(second)), Filter: &second[0]})
+	})
+}

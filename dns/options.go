@@ -36,6 +36,11 @@ type Options struct {
 	// in the zone's NS records.
 	Addresses []netip.Addr
 
+	// Probers are local addresses from which the server is asked whether its
+	// loops are alive: it sends back datagrams from there that are too short to
+	// be DNS messages.
+	Probers []netip.Addr
+
 	Zones            []string      // the cluster's, by default cluster.local
 	TTL              time.Duration // of cluster names, by default [zone.DefaultTTL]
 	Pods             zone.PodMode

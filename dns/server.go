@@ -17,6 +17,7 @@ import (
 	"github.com/sluicenet/sluice/dns/cache"
 	"github.com/sluicenet/sluice/dns/forward"
 	"github.com/sluicenet/sluice/dns/zone"
+	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/model/status"
 )
 
@@ -31,6 +32,7 @@ type Server struct {
 	resolver *resolver
 	metrics  *metrics
 	probes   probes
+	loops    []*loop // guarded by mu
 
 	// What was read last; touched by New and then by one goroutine of Run.
 	resolv      *forward.ResolvConf
@@ -39,7 +41,7 @@ type Server struct {
 	workers sync.Pool // of *worker, for what no loop does
 	rooms   sync.Pool // of *[]byte, for answers over TCP
 
-	mu      sync.Mutex    // guards changed
+	mu      sync.Mutex    // guards changed and loops
 	changed chan struct{} // closed when there is a newer zone
 }
 
@@ -101,17 +103,29 @@ func (s *Server) Run(ctx context.Context) error {
 	// the time for draining.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	watch := s.Store.Watch()
+	defer watch.Stop()
+	// The zone comes before the first answer: a store that is filled already must
+	// not look like one that is not.
+	if !s.step(ctx, watch) {
+		return nil
+	}
 	g, serving := errgroup.WithContext(ctx)
 	var conns sync.WaitGroup
 	for _, sock := range s.sockets {
 		for _, conn := range sock.udp {
+			l := s.newLoop()
 			g.Go(func() error {
-				return wrapServe("udp", sock.addr, s.serveUDP(serving, work, conn, sock.addr.Addr().IsUnspecified()))
+				return wrapServe("udp", sock.addr, s.serveUDP(serving, work, l, conn, sock.addr.Addr().IsUnspecified()))
 			})
 		}
 		g.Go(func() error { return wrapServe("tcp", sock.addr, s.serveTCP(serving, work, sock.tcp, &conns)) })
 	}
-	g.Go(func() error { return s.follow(serving) })
+	g.Go(func() error {
+		for s.step(serving, watch) {
+		}
+		return nil
+	})
 	g.Go(func() error { return s.probeLoops(serving) })
 	g.Go(func() error { return s.followResolvConf(serving) })
 	s.Log.Info("dns: serving", "addresses", s.Addrs(), "upstreams", s.upstreams())
@@ -133,26 +147,24 @@ func wrapServe(proto string, addr netip.AddrPort, err error) error {
 	return nil
 }
 
-// follow keeps the zone at the newest snapshot.
-func (s *Server) follow(ctx context.Context) error {
-	w := s.Store.Watch()
-	defer w.Stop()
-	for {
-		update, err := w.Next(ctx)
-		if err != nil {
-			return nil // only the context ends it
-		}
-		old := s.zone.Load()
-		z, findings := s.planner.Update(update)
-		s.publish(z)
-		for _, f := range findings {
-			s.report(f)
-		}
-		if z.Serial() != old.Serial() || z.Ready() != old.Ready() {
-			s.Log.LogAttrs(ctx, slog.LevelDebug, "dns: zone changed", slog.Uint64("revision", z.Revision()),
-				slog.Int("names", z.Len()), slog.Bool("ready", z.Ready()))
-		}
+// step waits for the next snapshot and makes the zone that of it. It reports
+// whether there was one, before the end of the context.
+func (s *Server) step(ctx context.Context, w *model.Watcher) bool {
+	update, err := w.Next(ctx)
+	if err != nil {
+		return false // only the context ends it
 	}
+	old := s.zone.Load()
+	z, findings := s.planner.Update(update)
+	s.publish(z)
+	for _, f := range findings {
+		s.report(f)
+	}
+	if z.Serial() != old.Serial() || z.Ready() != old.Ready() {
+		s.Log.LogAttrs(ctx, slog.LevelDebug, "dns: zone changed", slog.Uint64("revision", z.Revision()),
+			slog.Int("names", z.Len()), slog.Bool("ready", z.Ready()))
+	}
+	return true
 }
 
 func (s *Server) publish(z *zone.Zone) {

@@ -17,19 +17,28 @@ import (
 // before no more are read from it.
 const maxPipelined = 64
 
-// serveTCP accepts connections until the context ends.
+// Times of the end of TCP. A connection that has begun for the kernel may not be
+// done with its handshake, and a client that is slow to read our end of a
+// connection goes on asking.
+const (
+	lastAccept = 200 * time.Millisecond
+	lastQuery  = 200 * time.Millisecond
+)
+
+// serveTCP accepts connections until the context ends, and then those that were
+// begun before.
 func (s *Server) serveTCP(ctx, work context.Context, l *net.TCPListener, conns *sync.WaitGroup) error {
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		yieldConnections(l)
+		_ = l.SetDeadline(time.Now().Add(lastAccept))
+	})
 	defer stop()
+	defer func() { _ = l.Close() }()
 	for {
 		conn, err := l.AcceptTCP()
-		if ctx.Err() != nil {
-			if err == nil {
-				_ = conn.Close()
-			}
-			return nil
-		}
 		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil
 		case isExhausted(err):
 			time.Sleep(10 * time.Millisecond) // until another connection has ended
 			continue
@@ -60,8 +69,13 @@ type stream struct {
 
 func (s *Server) serveConn(ctx, work context.Context, conn net.Conn) {
 	c := &stream{conn: conn, idle: s.IdleTimeout, slots: make(chan struct{}, maxPipelined), out: bufio.NewWriter(conn)}
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	// At the end the queries that are here already are answered, and so are
+	// those that come before the client is silent for a moment. Then there is
+	// no time left.
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now().Add(lastQuery)) })
 	defer stop()
+	cut := context.AfterFunc(work, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer cut()
 	defer func() {
 		c.pending.Wait()
 		_ = c.flush()
@@ -77,7 +91,10 @@ func (s *Server) serveConn(ctx, work context.Context, conn net.Conn) {
 		if in.Buffered() == 0 && c.flush() != nil {
 			return
 		}
-		if conn.SetReadDeadline(time.Now().Add(s.IdleTimeout)) != nil || ctx.Err() != nil {
+		if conn.SetReadDeadline(time.Now().Add(s.IdleTimeout)) != nil || work.Err() != nil {
+			return
+		}
+		if ctx.Err() != nil && conn.SetReadDeadline(time.Now().Add(lastQuery)) != nil {
 			return
 		}
 		msg, err := readMessage(in, buf)

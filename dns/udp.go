@@ -14,7 +14,7 @@ import (
 
 // serveUDP answers what arrives on one socket until the context ends, and then
 // what has arrived by then.
-func (s *Server) serveUDP(ctx, work context.Context, conn *net.UDPConn, wildcard bool) error {
+func (s *Server) serveUDP(ctx, work context.Context, l *loop, conn *net.UDPConn, wildcard bool) error {
 	b, err := newBatch(conn, wildcard)
 	if err != nil {
 		return err
@@ -30,17 +30,22 @@ func (s *Server) serveUDP(ctx, work context.Context, conn *net.UDPConn, wildcard
 		if err != nil {
 			return err
 		}
-		if err := s.answerBatch(work, w, b, n); err != nil {
+		l.begin()
+		err = s.answerBatch(work, w, b, n)
+		l.end()
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// drainUDP answers what is left in the socket's queue.
+// drainUDP answers what is left in the socket's queue, to which nothing is added
+// any more where another process has the address, too.
 func (s *Server) drainUDP(work context.Context, w *worker, b *batch, conn *net.UDPConn) error {
 	if err := conn.SetReadDeadline(time.Time{}); err != nil {
 		return err
 	}
+	leaveGroup(conn)
 	for {
 		n, err := b.receive(true)
 		if err != nil || n == 0 {
@@ -55,6 +60,10 @@ func (s *Server) drainUDP(work context.Context, w *worker, b *batch, conn *net.U
 func (s *Server) answerBatch(work context.Context, w *worker, b *batch, n int) error {
 	for i := range n {
 		msg := b.message(i)
+		if len(msg) < wire.HeaderLen && s.isProber(&b.peers[i]) {
+			b.reply(i, append(b.room(i), msg...))
+			continue
+		}
 		reply, m := s.answer(w, msg, b.room(i), false, nil)
 		switch {
 		case len(reply) > 0:
