@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
@@ -112,12 +113,12 @@ func (r rules) balance(protocol byte, to []netip.AddrPort) []rule {
 	var out []rule
 	port := register(int(addrLen(r.family)+3) &^ 3)
 	for i, e := range to {
-		var next rule
+		// The protocol is known already, but not to nft when it loads the rule.
+		next := r.protocol(protocol)
 		if left := len(to) - i; left > 1 {
-			next = rule{
+			next = append(next,
 				&expr.Numgen{Register: register(0), Modulus: uint32(left), Type: unix.NFT_NG_RANDOM},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: make([]byte, 4)},
-			}
+				&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: make([]byte, 4)})
 		}
 		out = append(out, append(next,
 			&expr.Immediate{Register: register(0), Data: e.Addr().AsSlice()},
@@ -127,20 +128,25 @@ func (r rules) balance(protocol byte, to []netip.AddrPort) []rule {
 	return out
 }
 
-// refuse rejects by what the protocol's clients understand at once.
+// refuse rejects by what the protocol's clients understand at once. All packets
+// here are the first of a flow; that they are asked for it has the kernel track
+// flows at all, without which there is nothing for chains of type nat.
 func (r rules) refuse(protocol byte) rule {
+	const stateNew = 8
+	first := rule{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: register(0)},
+		&expr.Bitwise{SourceRegister: register(0), DestRegister: register(0), Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(stateNew), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register(0), Data: make([]byte, 4)},
+	}
 	if protocol == unix.IPPROTO_TCP {
-		return rule{
-			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register(0)},
-			&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: []byte{protocol}},
-			&expr.Reject{Type: unix.NFT_REJECT_TCP_RST},
-		}
+		return r.join(r.protocol(protocol), first, rule{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	}
 	code := uint8(3) // ICMP_PORT_UNREACH
 	if r.family == proxy.IPv6 {
 		code = 4 // ICMPV6_PORT_UNREACH
 	}
-	return rule{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code}}
+	return append(first, &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code})
 }
 
 // join puts the parts of a rule together.
@@ -158,11 +164,16 @@ func (r rules) port(protocol byte, to bool) rule {
 	if to {
 		offset = 2
 	}
+	return append(r.protocol(protocol),
+		&expr.Payload{DestRegister: register(0), Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: []byte{0, Port}})
+}
+
+// protocol matches a transport protocol.
+func (r rules) protocol(number byte) rule {
 	return rule{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: register(0)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: []byte{protocol}},
-		&expr.Payload{DestRegister: register(0), Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: []byte{0, Port}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: []byte{number}},
 	}
 }
 
