@@ -4,21 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"syscall"
 
-	"github.com/google/nftables"
 	"github.com/spf13/cobra"
 
 	"github.com/sluicenet/sluice/internal/config"
 	"github.com/sluicenet/sluice/internal/envoy"
 	"github.com/sluicenet/sluice/internal/kubeproxy"
+	"github.com/sluicenet/sluice/internal/kuberules"
 )
 
 // finding is the result of one check.
 type finding struct {
-	what string
-	err  error // nil: good
+	what  string
+	err   error // nil: good
+	minor bool  // sluice runs all the same
 }
 
 func checkCommand() *cobra.Command {
@@ -26,7 +26,9 @@ func checkCommand() *cobra.Command {
 		Use:   "check",
 		Short: "See whether this machine has all that sluice needs, and what to do where not",
 		Long: `See whether "sluice up" with the same configuration could run on this machine, and
-say what to do where not. It changes nothing.`,
+say what to do where not, which engine it would take, and whether a kube-proxy's
+rules are in the way. It changes nothing. What is marked "warn" keeps nothing from
+running.`,
 		Example: "  sluice check -f /etc/sluice/manifests",
 	}, role{node: true, control: true}, func(cmd *cobra.Command, c *config.Configuration, notes []kubeproxy.Note) error {
 		for _, n := range notes {
@@ -38,8 +40,13 @@ say what to do where not. It changes nothing.`,
 		for _, f := range check(cmd.Context(), c) {
 			mark, text := "ok  ", f.what
 			if f.err != nil {
-				bad++
 				mark, text = "FAIL", f.what+": "+f.err.Error()
+			}
+			switch {
+			case f.err != nil && f.minor:
+				mark = "warn"
+			case f.err != nil:
+				bad++
 			}
 			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", mark, text); err != nil {
 				return err
@@ -57,60 +64,56 @@ func check(ctx context.Context, c *config.Configuration) []finding {
 	if c.Socket != "" && answers(ctx, c.Socket) {
 		out = append(out, finding{what: "a sluice runs on " + c.Socket + " already; whether its addresses are free is left out"})
 		running := *c
-		running.Socket, running.Metrics, running.XDS.Address, running.DNS.Listen = "", "", "", nil
+		running.Socket, running.Metrics, running.XDS.Address, running.Proxy.Healthz, running.DNS.Listen = "", "", "", "", nil
 		c = &running
 	}
 	out = append(out, preflight(ctx, c, role{node: true, control: true})...)
-	out = append(out, finding{"no other service proxy", otherProxy()})
+	out = append(out, engineFindings(ctx, c.Proxy)...)
+	if c.Proxy.Mode != "none" {
+		out = append(out, otherProxy(ctx)...)
+		out = append(out, kernelFindings("/")...)
+	}
 	if c.Envoy == "" {
 		found, err := envoy.Find("")
 		what := "Envoy, for gateways"
 		if err == nil {
 			what += " (" + found + ")"
 		}
-		out = append(out, finding{what, err})
+		out = append(out, finding{what: what, err: err})
 	}
 	return out
 }
 
-// otherProxy looks for the rules of a kube-proxy, which would translate a
-// connection before or after ours does.
-func otherProxy() error {
-	conn, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	tables, err := conn.ListTables()
-	if errors.Is(err, syscall.EPERM) {
-		return errors.New("only root, or a process with the capability CAP_NET_ADMIN, can see")
-	}
-	if err != nil {
-		return err
-	}
-	var found []string
-	for _, t := range tables {
-		if t.Name == "kube-proxy" {
-			found = append(found, "table "+family(t.Family)+" kube-proxy")
-		}
-	}
-	chains, err := conn.ListChains()
-	if err != nil {
-		return err
-	}
-	for _, c := range chains {
-		if c.Name == "KUBE-SERVICES" {
-			found = append(found, "chain KUBE-SERVICES in table "+family(c.Table.Family)+" "+c.Table.Name)
-		}
-	}
-	if len(found) == 0 {
+// engineFindings says of every engine whether this machine can run it. Where it
+// is not the one that is asked for, that is no failure.
+func engineFindings(ctx context.Context, c config.Proxy) []finding {
+	if c.Mode == "none" {
 		return nil
 	}
-	return errors.New(strings.Join(found, ", ") + ": stop kube-proxy and remove its rules with kube-proxy --cleanup")
+	var out []finding
+	for _, k := range engineKinds() {
+		out = append(out, finding{what: "engine " + k.name, err: k.probe(ctx, c), minor: true})
+	}
+	return out
 }
 
-func family(f nftables.TableFamily) string {
-	if f == nftables.TableFamilyIPv6 {
-		return "ip6"
+// otherProxy looks for what a kube-proxy has left, which would translate a
+// connection before or after ours does.
+func otherProxy(ctx context.Context) []finding {
+	const what = "no other service proxy"
+	found, err := kuberules.Find(ctx)
+	if errors.Is(err, syscall.EPERM) {
+		return []finding{{what: what, err: errors.New("only root, or a process with the capability CAP_NET_ADMIN, can see"), minor: true}}
 	}
-	return "ip"
+	var out []finding
+	if err != nil {
+		out = append(out, finding{what: what, err: err, minor: true})
+	}
+	if len(found) == 0 && err == nil {
+		return []finding{{what: what}}
+	}
+	for _, f := range found {
+		out = append(out, finding{what: what, err: fmt.Errorf("there is %s: stop kube-proxy, then run sluice cleanup --kube-proxy", f.What)})
+	}
+	return out
 }

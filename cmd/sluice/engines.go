@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
-	"strings"
+	"os"
 
 	"github.com/sluicenet/sluice/internal/config"
 	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/iptables"
+	"github.com/sluicenet/sluice/proxy/ipvs"
 	"github.com/sluicenet/sluice/proxy/nftables"
 )
 
@@ -17,96 +20,138 @@ type engineKind struct {
 	name string // a value of proxy.mode
 	// auto tells that it may be taken where no engine is asked for.
 	auto bool
-	// probe returns why this machine cannot run it, and changes nothing.
-	probe func(config.Proxy) error
+	// probe returns why this machine cannot run it. It changes no rules.
+	probe func(context.Context, config.Proxy) error
 	open  func(config.Proxy, *slog.Logger) (proxy.Engine, error)
-	// cleaners remove what any process has made with it, each on its own.
-	cleaners []cleaner
-}
-
-// cleaner removes the rules of one variant of an engine.
-type cleaner struct {
-	name  string
+	// clean removes what any process has made with it.
 	clean func(context.Context) error
 }
 
 // engineKinds lists the engines, the best first. IPVS is never taken by itself:
-// Kubernetes is giving it up, and it is there for those who ask for it.
+// it does less well what the others do, Kubernetes is giving it up, and even to
+// look for it loads modules. It is there for those who ask for it.
 func engineKinds() []engineKind {
 	return []engineKind{
 		{
 			name: "nftables", auto: true,
-			probe: func(config.Proxy) error { return nftables.Probe() },
+			probe: func(context.Context, config.Proxy) error { return nftables.Probe() },
 			open: func(c config.Proxy, log *slog.Logger) (proxy.Engine, error) {
-				return nftables.New(nftables.Options{MasqueradeMark: c.MasqueradeMark, Log: log})
+				return opened(nftables.New(nftables.Options{MasqueradeMark: c.MasqueradeMark, Log: log}))
 			},
-			cleaners: []cleaner{{"nftables", func(ctx context.Context) error {
+			clean: func(ctx context.Context) error {
 				e, err := nftables.New(nftables.Options{})
 				return cleanEngine(ctx, e, err)
-			}}},
+			},
+		},
+		{
+			name: "iptables", auto: true,
+			probe: func(ctx context.Context, c config.Proxy) error {
+				o, err := iptablesOptions(c)
+				if err != nil {
+					return err
+				}
+				return iptables.Probe(ctx, o)
+			},
+			open: func(c config.Proxy, log *slog.Logger) (proxy.Engine, error) {
+				o, err := iptablesOptions(c)
+				if err != nil {
+					return nil, err
+				}
+				o.Log = log
+				return opened(iptables.New(o))
+			},
+			clean: func(ctx context.Context) error {
+				e, err := iptables.New(iptables.Options{})
+				return cleanEngine(ctx, e, err)
+			},
+		},
+		{
+			name:  "ipvs",
+			probe: func(context.Context, config.Proxy) error { return ipvs.Probe() },
+			open: func(c config.Proxy, log *slog.Logger) (proxy.Engine, error) {
+				return opened(ipvs.New(ipvs.Options{
+					MasqueradeMark: c.MasqueradeMark, Scheduler: c.IPVS.Scheduler, StrictARP: c.IPVS.StrictARP, ExcludeCIDRs: c.IPVS.ExcludeCIDRs,
+					DrainTimeout: c.IPVS.DrainTimeout.Duration, TCPTimeout: c.IPVS.TCPTimeout.Duration,
+					TCPFinTimeout: c.IPVS.TCPFinTimeout.Duration, UDPTimeout: c.IPVS.UDPTimeout.Duration, Log: log,
+				}))
+			},
+			clean: func(ctx context.Context) error {
+				if _, err := os.Stat("/proc/net/ip_vs"); err != nil {
+					return nil // the module is not loaded, and should not be for this
+				}
+				e, err := ipvs.New(ipvs.Options{})
+				return cleanEngine(ctx, e, err)
+			},
 		},
 	}
 }
 
-// cleanEngine removes what an engine has made, if the machine can run it: what
-// it cannot run, it cannot have made.
-func cleanEngine(ctx context.Context, e proxy.Engine, err error) error {
-	if _, unsupported := errors.AsType[*proxy.UnsupportedError](err); unsupported {
-		return err
-	}
+// opened keeps a nil pointer from becoming an engine.
+func opened[E proxy.Engine](e E, err error) (proxy.Engine, error) {
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return errors.Join(e.Cleanup(ctx), e.Close())
+	return e, nil
 }
 
-// probed is an engine and why it cannot run here; nil: it can.
-type probed struct {
-	engineKind
-	err error
+func iptablesOptions(c config.Proxy) (iptables.Options, error) {
+	variant, err := iptables.ParseVariant(c.IPTables.Variant)
+	if err != nil {
+		return iptables.Options{}, fmt.Errorf("proxy.iptables.variant: %w", err)
+	}
+	return iptables.Options{Variant: variant, MasqueradeMark: c.MasqueradeMark, ForwardInvalid: c.Conntrack.TCPBeLiberal}, nil
 }
 
-func probeEngines(c config.Proxy) []probed {
-	var out []probed
-	for _, k := range engineKinds() {
-		out = append(out, probed{k, k.probe(c)})
+// cleanEngine removes what an engine has made. What this machine cannot run, it
+// has not made, unless it is for want of rights.
+func cleanEngine(ctx context.Context, e proxy.Engine, err error) error {
+	if err == nil {
+		err = errors.Join(e.Cleanup(ctx), e.Close())
 	}
-	return out
+	if _, unsupported := errors.AsType[*proxy.UnsupportedError](err); unsupported && !errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
 }
 
 // chooseEngine returns the engine for a mode: the one of that name, or for
-// "auto" the first that this machine can run. An engine that is asked for by its
-// name is never replaced by another.
-func chooseEngine(mode string, engines []probed) (engineKind, error) {
+// "auto" the first that the probe finds usable. An engine that is asked for by
+// its name is never replaced by another.
+func chooseEngine(mode string, kinds []engineKind, probe func(engineKind) error) (engineKind, error) {
 	var reasons []error
-	for _, e := range engines {
-		switch {
-		case mode == e.name:
-			return e.engineKind, e.err
-		case mode == "auto" && e.auto && e.err == nil:
-			return e.engineKind, nil
-		case mode == "auto" && e.auto:
-			reasons = append(reasons, e.err)
+	for _, k := range kinds {
+		if mode == k.name {
+			return k, probe(k)
 		}
+		if mode != "auto" || !k.auto {
+			continue
+		}
+		err := probe(k)
+		if err == nil {
+			return k, nil
+		}
+		reasons = append(reasons, err)
 	}
 	if mode != "auto" {
-		return engineKind{}, fmt.Errorf("proxy.mode: there is no engine %s", mode)
+		return engineKind{}, fmt.Errorf("proxy.mode: there is no engine %q", mode)
 	}
 	return engineKind{}, fmt.Errorf("proxy.mode: no engine can run on this machine:\n%w", errors.Join(reasons...))
 }
 
+// engineFor chooses by what this machine can run.
+func engineFor(ctx context.Context, c config.Proxy) (engineKind, error) {
+	return chooseEngine(c.Mode, engineKinds(), func(k engineKind) error { return k.probe(ctx, c) })
+}
+
 // cleanOthers removes what other engines have left, after the chosen one has
 // taken over.
-func cleanOthers(ctx context.Context, chosen string, engines []engineKind, log *slog.Logger) {
-	for _, k := range engines {
+func cleanOthers(ctx context.Context, chosen string, kinds []engineKind, log *slog.Logger) {
+	for _, k := range kinds {
 		if k.name == chosen {
 			continue
 		}
-		for _, c := range k.cleaners {
-			err := c.clean(ctx)
-			if _, unsupported := errors.AsType[*proxy.UnsupportedError](err); err != nil && !unsupported && ctx.Err() == nil {
-				log.Warn("what another engine has left stays", "engine", c.name, "error", strings.TrimPrefix(err.Error(), c.name+": "))
-			}
+		if err := k.clean(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("what another engine has left stays", "engine", k.name, "error", err)
 		}
 	}
 }

@@ -66,7 +66,7 @@ func configured(cmd *cobra.Command, r role, add func(*process) error) *cobra.Com
 			return err
 		}
 		for _, f := range preflight(cmd.Context(), c, r) {
-			if f.err != nil {
+			if f.err != nil && !f.minor {
 				p.stop()
 				return f.err
 			}

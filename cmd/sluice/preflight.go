@@ -24,13 +24,17 @@ type role struct{ node, control bool }
 // anything is changed: one that can only half start must not touch the rules.
 func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 	var out []finding
-	add := func(what string, err error) { out = append(out, finding{what, err}) }
+	add := func(what string, err error) { out = append(out, finding{what: what, err: err}) }
 	if c.Manifests != "" {
 		add("manifests "+c.Manifests, manifests(c.Manifests))
 	}
 	if r.node && c.Proxy.Mode != "none" {
-		_, err := chooseEngine(c.Proxy.Mode, probeEngines(c.Proxy))
-		add("proxy.mode "+c.Proxy.Mode, err)
+		kind, err := engineFor(ctx, c.Proxy)
+		what := "proxy.mode " + c.Proxy.Mode
+		if kind.name != "" && kind.name != c.Proxy.Mode {
+			what += " (" + kind.name + ")"
+		}
+		add(what, err)
 	}
 	if r.control && c.Envoy != "" {
 		_, err := envoy.Find(c.Envoy)
@@ -48,6 +52,11 @@ func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 	}
 	if c.Metrics != "" {
 		add("metrics "+c.Metrics, free(ctx, "metrics", "tcp", c.Metrics))
+	}
+	if r.node && c.Proxy.Mode != "none" && c.Proxy.Healthz != "" {
+		err := free(ctx, "proxy.healthz", "tcp", c.Proxy.Healthz)
+		// Whoever has it may be about to go: it is tried again.
+		out = append(out, finding{what: "proxy.healthz " + c.Proxy.Healthz, err: err, minor: !c.Proxy.HealthzHardFail})
 	}
 	if r.node {
 		for _, a := range c.DNS.Listen {

@@ -25,7 +25,7 @@ func (p *process) proxy() error {
 	if c.Mode == "none" {
 		return nil
 	}
-	kind, err := chooseEngine(c.Mode, probeEngines(c))
+	kind, err := engineFor(p.ctx, c)
 	if err != nil {
 		return err
 	}
@@ -43,11 +43,7 @@ func (p *process) proxy() error {
 	progress := &proxy.Progress{}
 	health := healthcheck.NewHealth(progress, p.eligible, 0)
 	relay := localhost.New(localhost.Options{Status: p.board, Log: p.log})
-	collectors := []prometheus.Collector{metrics, health, relay}
-	if counter, ok := engine.(proxy.Counter); ok && c.Traffic {
-		collectors = append(collectors, proxy.NewTrafficMetrics(counter, current.Load, p.log))
-	}
-	for _, collector := range collectors {
+	for _, collector := range []prometheus.Collector{metrics, health, relay} {
 		if err := p.observe.Registry.Register(collector); err != nil {
 			return err
 		}
