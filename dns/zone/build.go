@@ -62,6 +62,12 @@ func (r *records) addAddr(name []byte, ttl uint32, addr netip.Addr) {
 	r.add(name, addrType(addr), ttl, addr.AsSlice())
 }
 
+// addDashed adds the record of an endpoint whose name is made of its address.
+func (r *records) addDashed(owner []byte, ttl uint32, addr netip.Addr) {
+	typ := addrType(addr)
+	r.sets = append(r.sets, record{string(owner), dashedType(typ), wire.AppendPacked(make([]byte, 0, dashedLen(typ)), typ, ttl, addr.AsSlice())})
+}
+
 func (r *records) finish() *records {
 	slices.SortFunc(r.sets, compareRecords)
 	r.sets = slices.CompactFunc(r.sets, func(a, b record) bool { return compareRecords(a, b) == 0 })
@@ -179,8 +185,9 @@ func (b *builder) clusterIP(r *records, s *model.Snapshot, svc *model.Service, o
 		}
 		r.add(name, wire.TypeSRV, b.ttl, srv(weight(len(svc.ClusterIPs)), p.Port, owner))
 	}
+	full := b.hasAddressLikeHostname(s, svc)
 	for ep := range b.endpoints(s, svc) {
-		b.endpoint(r, ep, owner, reverse)
+		b.endpoint(r, ep, owner, reverse, full)
 	}
 }
 
@@ -195,9 +202,10 @@ func (b *builder) headless(r *records, s *model.Snapshot, svc *model.Service, ow
 	srvs := map[target]bool{}
 	counts := map[string]int{} // records that share the weight, by owner
 	seen := map[endpointPort]bool{}
+	full := b.hasAddressLikeHostname(s, svc)
 	for ep := range b.endpoints(s, svc) {
 		r.addAddr(owner, b.ttl, ep.addr)
-		host := b.endpoint(r, ep, owner, reverse)
+		host := b.endpoint(r, ep, owner, reverse, full)
 		for _, p := range ep.slice.Ports {
 			if host == "" || p.Port == 0 || seen[endpointPort{ep.addr, p.Name, p.Protocol, p.Port}] {
 				continue
@@ -225,13 +233,19 @@ type endpointPort struct {
 }
 
 // endpoint makes the name of one endpoint below its Service's and returns it;
-// empty if it were too long.
-func (b *builder) endpoint(r *records, ep endpointAddr, owner []byte, reverse bool) string {
-	name := append(wire.AppendLabel(make([]byte, 0, 96), b.hostname(ep)), owner...)
+// empty if it were too long. A name that is made of the address takes only the
+// record, with the Service's, unless full is set.
+func (b *builder) endpoint(r *records, ep endpointAddr, owner []byte, reverse, full bool) string {
+	host := b.hostname(ep)
+	name := append(wire.AppendLabel(make([]byte, 0, 96), host), owner...)
 	if len(name) > wire.MaxName {
 		return ""
 	}
-	r.addAddr(name, b.ttl, ep.addr)
+	if !full && host == Dashed(ep.addr) {
+		r.addDashed(owner, b.ttl, ep.addr)
+	} else {
+		r.addAddr(name, b.ttl, ep.addr)
+	}
 	if reverse {
 		r.pointers = append(r.pointers, pointer{ep.addr, string(name), typeEndpointPTR})
 	}

@@ -15,6 +15,13 @@ import (
 // private use (RFC 6895 §3.1) and is never sent.
 const typeEndpointPTR = 0xff00
 
+// typeDashedA and typeDashedAAAA keep, with a Service's name, the records of its
+// endpoints whose names are made of their addresses; see dashed.go.
+const (
+	typeDashedA    = 0xff01
+	typeDashedAAAA = 0xff02
+)
+
 // Finding is what is wrong with a Service as far as DNS goes. An empty Reason
 // means that what was wrong before is not any more.
 type Finding struct {

@@ -17,7 +17,11 @@ import (
 // the top. Names without records are comments. It is for people and tests, and
 // costs as much as the zone is big.
 func (z *Zone) WriteTo(w io.Writer) (int64, error) {
-	entries := slices.SortedFunc(z.tree.all(), func(a, b *entry) int { return compareNames(a.name(), b.name()) })
+	var entries []*entry
+	for e := range z.tree.all() {
+		entries = append(append(entries, e), e.dashed()...)
+	}
+	slices.SortFunc(entries, func(a, b *entry) int { return compareNames(a.name(), b.name()) })
 	out := &counter{w: bufio.NewWriter(w)}
 	for _, a := range z.apexes {
 		if !a.reverse {
@@ -33,6 +37,9 @@ func (z *Zone) WriteTo(w io.Writer) (int64, error) {
 			}
 		}
 		for typ, rrs := range e.types() {
+			if typ == typeDashedA || typ == typeDashedAAAA {
+				continue
+			}
 			if typ == typeEndpointPTR {
 				if _, n := e.get(wire.TypePTR); n > 0 {
 					continue

@@ -119,6 +119,7 @@ func (z *Zone) Lookup(name []byte, typ uint16) Answer {
 		e = z.getWithoutUnderscores(name, len(top.name))
 	}
 	switch {
+	case e == nil && !top.reverse && z.lookupDashed(&a, name, typ):
 	case e == nil && !top.reverse:
 		z.lookupPod(&a, name, top.name, typ)
 	case e == nil:
@@ -132,6 +133,8 @@ func (z *Zone) Lookup(name []byte, typ uint16) Answer {
 func (z *Zone) lookupEntry(a *Answer, e *entry, name []byte, typ uint16) {
 	a.Status = NoData
 	switch {
+	case typ >= typeEndpointPTR && typ <= typeDashedAAAA: // no records that a client may see
+		return
 	case typ == wire.TypeSOA && len(name) == a.Apex:
 		a.Status, a.Records, a.Count = Success, a.SOA, 1
 		return
