@@ -2,7 +2,6 @@ package enginetest
 
 import (
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,14 +30,17 @@ func (w *World) control(proxyName string) map[model.Key]any {
 
 // watcher makes connections to a Service all the time, and keeps some.
 type watcher struct {
-	w        *World
-	to       string
-	ended    chan struct{}
-	group    sync.WaitGroup
-	sent     atomic.Int64
-	phase    atomic.Value // what the test is doing, for the messages
-	mu       sync.Mutex
-	failures []string
+	w     *World
+	to    string
+	udp   bool
+	ended chan struct{}
+	group sync.WaitGroup
+	sent  atomic.Int64
+	// forgetful tells that kept connections may end.
+	forgetful atomic.Bool
+	phase     atomic.Value // what the test is doing, for the messages
+	mu        sync.Mutex
+	failures  []string
 }
 
 // watchControl watches the control Service.
@@ -51,7 +53,18 @@ func (w *World) watchControl(t *testing.T, _ *driver) *watcher {
 // and UDP flows all the time, one kept connection a family, from each client.
 func (w *World) watch(t *testing.T, to string, clients ...string) *watcher {
 	t.Helper()
-	o := &watcher{w: w, to: to, ended: make(chan struct{})}
+	return w.begin(t, &watcher{w: w, to: to, ended: make(chan struct{}), udp: true}, clients)
+}
+
+// watchTCP is watch without UDP, for a Service whose endpoints change: a UDP flow
+// ends with its endpoint.
+func (w *World) watchTCP(t *testing.T, to string, clients ...string) *watcher {
+	t.Helper()
+	return w.begin(t, &watcher{w: w, to: to, ended: make(chan struct{})}, clients)
+}
+
+func (w *World) begin(t *testing.T, o *watcher, clients []string) *watcher {
+	t.Helper()
 	for _, client := range clients {
 		for _, family := range []int{4, 6} {
 			o.begin(t, w.hosts[client], family)
@@ -77,22 +90,15 @@ func (o *watcher) begin(t *testing.T, h *host, family int) {
 			}
 			o.note(h, "tcp", to.String(), h.ask("tcp", to, patience))
 			if i%4 == 0 {
-				o.note(h, "udp", to.String(), h.ask("udp", to, patience))
-				o.note(h, "kept", to.String(), exchange(conn, patience))
+				if o.udp {
+					o.note(h, "udp", to.String(), h.ask("udp", to, patience))
+				}
+				if got := exchange(conn, patience); !o.forgetful.Load() {
+					o.note(h, "kept", to.String(), got)
+				}
 			}
 		}
 	})
-}
-
-// keep adds a kept connection that the caller asks on.
-func (o *watcher) keep(t *testing.T, h *host, family int) net.Conn {
-	t.Helper()
-	to, err := o.w.destination(o.to, family)
-	must(t, err)
-	conn, err := h.dial("tcp", to, patience)
-	must(t, err)
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
 }
 
 func (o *watcher) note(h *host, what, to string, got outcome) {

@@ -20,6 +20,9 @@ type Engine struct {
 	// namespace, without what changes by itself: counters, and clients that it
 	// remembers.
 	Dump func(context.Context, *World) (string, error)
+	// Lock keeps the engine from programming until it is taken back; nil: nobody
+	// can.
+	Lock func(context.Context, *World) (unlock func(), err error)
 	// ForgetsConnections tells that kept connections do not survive the
 	// engine's cleanup: the kernel keeps them in the engine's own part of it.
 	ForgetsConnections bool
