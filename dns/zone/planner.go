@@ -214,6 +214,10 @@ func (p *Planner) flushPointers(t *txn) {
 	for addr, c := range p.pointers {
 		p.setPointers(t, addr, c.gone, c.added)
 	}
+	if len(p.pointers) > 1024 { // a map keeps the memory of what was in it
+		p.pointers = map[netip.Addr]*pointerChange{}
+		return
+	}
 	clear(p.pointers)
 }
 

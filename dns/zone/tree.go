@@ -128,7 +128,25 @@ type txn struct {
 func (t tree) edit() *txn { return &txn{tree: t, owner: &owner{}} }
 
 // commit returns the changed tree and ends the transaction.
-func (t *txn) commit() tree { return t.tree }
+func (t *txn) commit() tree {
+	if t.changes > t.size/2 && t.size > 1024 {
+		t.root.compact(t.owner)
+	}
+	return t.tree
+}
+
+// compact gives back the room to grow of the branches that a transaction made, when
+// it made most of the tree.
+func (b *branch) compact(owner *owner) {
+	if b.owner != owner {
+		return
+	}
+	b.entries = append([]*entry(nil), b.entries...)
+	b.nodes = append([]*branch(nil), b.nodes...)
+	for _, n := range b.nodes {
+		n.compact(owner)
+	}
+}
 
 func (t *txn) own(b *branch) *branch {
 	if b.owner == t.owner {
