@@ -40,7 +40,7 @@ const (
 )
 
 // Plan is what the service proxy of one node should do. It never changes; any
-// number of goroutines may read it.
+// number of goroutines may read it. The zero value is the plan of no Service.
 type Plan struct {
 	// Revision is that of the model snapshot that the plan was made from.
 	Revision uint64
@@ -73,6 +73,9 @@ type Node struct {
 
 // Service returns the plan of one Service, or nil.
 func (p *Plan) Service(name model.Name) *Service {
+	if p.services == nil {
+		return nil
+	}
 	s, _ := p.services.Get(serviceKey(name))
 	return s
 }
@@ -80,6 +83,9 @@ func (p *Plan) Service(name model.Name) *Service {
 // Services yields the plan of every Service, ordered by namespace and name.
 func (p *Plan) Services() iter.Seq[*Service] {
 	return func(yield func(*Service) bool) {
+		if p.services == nil {
+			return
+		}
 		it := p.services.Root().Iterator()
 		for _, s, ok := it.Next(); ok; _, s, ok = it.Next() {
 			if !yield(s) {
@@ -90,7 +96,12 @@ func (p *Plan) Services() iter.Seq[*Service] {
 }
 
 // Len returns the number of Services.
-func (p *Plan) Len() int { return p.services.Len() }
+func (p *Plan) Len() int {
+	if p.services == nil {
+		return 0
+	}
+	return p.services.Len()
+}
 
 func serviceKey(n model.Name) []byte {
 	b := make([]byte, 0, len(n.Namespace)+1+len(n.Name))
