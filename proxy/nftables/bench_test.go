@@ -45,7 +45,7 @@ func (x *bench) next(b *testing.B) proxy.Changes {
 }
 
 func sizes(b *testing.B, f func(b *testing.B, services int)) {
-	for _, services := range []int{1000, 10000} {
+	for _, services := range []int{1000, 10000, 40000} {
 		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) { f(b, services) })
 	}
 }

@@ -23,10 +23,7 @@ type Options struct {
 	// MasqueradeMark is the bit of the packet mark for what postrouting is to
 	// masquerade; 0: 0x4000, kube-proxy's default.
 	MasqueradeMark uint32
-	// Intercept, if not nil, is called for every transaction, which is done by
-	// do. It may fail that, in tests.
-	Intercept func(do func() error) error
-	Log       *slog.Logger
+	Log            *slog.Logger
 }
 
 // Engine is the [proxy.Engine] on nf_tables.
@@ -103,9 +100,6 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		s.Close()
 		return nil, unsupported(err)
-	}
-	if o.Intercept != nil {
-		return newEngine(intercepted{s, o.Intercept}, questions, o), nil
 	}
 	return newEngine(s, questions, o), nil
 }

@@ -147,13 +147,19 @@ func (k *fakeKernel) Ask(_ context.Context, m *nfnl.Messages, each func(nfnl.Mes
 			out.Bytes(unix.NFTA_GEN_ID, binary.BigEndian.AppendUint32(nil, k.generation))
 			out.Finish()
 		case unix.NFT_MSG_GETTABLE:
-			if len(k.chains) == 0 {
+			if table, _ := names(msg, unix.NFTA_TABLE_NAME); len(k.chains) == 0 || table == spareName {
 				return unix.ENOENT
 			}
 		case unix.NFT_MSG_GETCHAIN:
 			for c := range k.chains {
 				if c.family == family {
-					addChain(out, family, c.name, nil)
+					var at *hook
+					for i := range baseChains {
+						if baseChains[i].name == c.name {
+							at = &baseChains[i].hook
+						}
+					}
+					addChain(out, family, c.name, at)
 				}
 			}
 		case unix.NFT_MSG_GETSETELEM:

@@ -78,6 +78,9 @@ func unsupported(err error) error {
 	u = &proxy.UnsupportedError{Engine: "nftables", Err: err}
 	var refused *batchError
 	switch {
+	case errors.Is(err, unix.EPERM) && errors.As(err, &refused) && refused.What != whole:
+		// Without the capability, the kernel does not look at what is asked.
+		return &LockedError{What: refused.What, Err: err}
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
 		u.Feature, u.Remedy = "the kernel denies access to the packet filter", "run as root, or with the capability CAP_NET_ADMIN in the network namespace"
 	case errors.Is(err, unix.EPROTONOSUPPORT):
@@ -93,6 +96,22 @@ func unsupported(err error) error {
 	}
 	return u
 }
+
+// LockedError indicates that another program has made a table its own (nft's
+// "flags owner"), so that the kernel lets nobody else change it.
+type LockedError struct {
+	What string // what the kernel refused to do
+	Err  error
+}
+
+// Error says what is locked and what to do about it.
+func (e *LockedError) Error() string {
+	return "nftables: cannot " + e.What + ", because another program has locked the table: " + e.Err.Error() +
+		`; find it by "nft list tables", which prints its flag owner, and end it: the kernel then removes the table`
+}
+
+// Unwrap returns what the kernel said.
+func (e *LockedError) Unwrap() error { return e.Err }
 
 // modules names the modules that something needs.
 func modules(what string) string {
@@ -113,6 +132,9 @@ func modules(what string) string {
 
 var _ proxy.Engine = (*Engine)(nil)
 
+// whole stands for all of a transaction.
+const whole = "transaction"
+
 // batchError is the kernel's refusal of a transaction.
 type batchError struct {
 	What string // the message that it refused
@@ -129,7 +151,7 @@ func explain(m *batch, err error) error {
 	if !errors.As(err, &r) {
 		return err
 	}
-	what := "transaction"
+	what := whole
 	if msg, ok := m.At(r.Sequence); ok {
 		what = describe(msg)
 	}
@@ -146,7 +168,7 @@ func describe(msg nfnl.Message) string {
 		unix.NFT_MSG_NEWSETELEM: "add elements of", unix.NFT_MSG_DELSETELEM: "delete elements of",
 	}
 	if msg.Kind>>8 != unix.NFNL_SUBSYS_NFTABLES {
-		return "transaction"
+		return whole
 	}
 	family := proxy.IPv4
 	if msg.Body[0] == unix.NFPROTO_IPV6 {

@@ -3,6 +3,8 @@ package nftables
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -37,12 +39,21 @@ const rest = 100 * time.Millisecond
 // changing rules of their own.
 const lookShare = 100
 
+// minBudget is the least size of transactions. It holds the largest single step.
+const minBudget = 64 << 10
+
 // send commits a transaction and notes the generation.
 func (e *Engine) send(ctx context.Context, m *batch) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	if err := explain(m, e.sock.Commit(&m.Messages)); err != nil {
+		if errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.ENOMEM) {
+			// The next try is in smaller steps.
+			e.budget = max(e.budget/2, minBudget)
+			return fmt.Errorf("nftables: a transaction of %d bytes is too much for the kernel now, the next ones have %d; more memory, and CAP_NET_ADMIN or a higher net.core.wmem_max, let them be larger: %w",
+				m.Len(), e.budget, err)
+		}
 		return unsupported(err)
 	}
 	generation, err := e.generation(ctx)

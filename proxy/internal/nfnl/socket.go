@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,12 @@ type Socket struct {
 	fd    int
 	limit int // bytes that one transaction may have
 	recv  []byte
+	stale bool // answers may be under way that nobody waits for any more
 }
+
+// patience is how long an answer may take. The kernel has given it before it
+// returns from what asks for it; it must not be lost for ever if it is.
+const patience = 10 * time.Second
 
 // maxBatch bounds a transaction, which holds a lock of all of nf_tables.
 const maxBatch = 4 << 20
@@ -43,6 +49,11 @@ func Dial(netns int) (*Socket, error) {
 		if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, opt[0], 2*maxBatch) != nil {
 			_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, opt[1], 2*maxBatch)
 		}
+	}
+	timeout := unix.NsecToTimeval(int64(patience))
+	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("netlink: netlink socket: %w", err)
 	}
 	size, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
@@ -123,6 +134,7 @@ func (s *Socket) exchange(m *Messages) error {
 			}
 			return refused
 		case err != nil:
+			s.stale = true
 			return fmt.Errorf("netlink: receive: %w", err)
 		}
 		for msg := range split(s.recv[:n]) {
@@ -138,6 +150,13 @@ func (s *Socket) exchange(m *Messages) error {
 }
 
 func (s *Socket) send(b []byte) error {
+	for s.stale {
+		if _, _, err := unix.Recvfrom(s.fd, s.recv, unix.MSG_DONTWAIT); errors.Is(err, unix.EAGAIN) {
+			s.stale = false
+		} else if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+			return fmt.Errorf("netlink: receive: %w", err)
+		}
+	}
 	for {
 		err := unix.Sendto(s.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 		if errors.Is(err, unix.EINTR) {
@@ -165,6 +184,7 @@ func (s *Socket) Ask(ctx context.Context, m *Messages, each func(Message)) error
 			continue
 		}
 		if err != nil {
+			s.stale = true
 			return fmt.Errorf("netlink: receive: %w", err)
 		}
 		for msg := range split(s.recv[:n]) {
