@@ -23,7 +23,10 @@ type Options struct {
 	// MasqueradeMark is the bit of the packet mark for what postrouting is to
 	// masquerade; 0: 0x4000, kube-proxy's default.
 	MasqueradeMark uint32
-	Log            *slog.Logger
+	// Intercept, if not nil, is called for every transaction, which is done by
+	// do. It may fail that, in tests.
+	Intercept func(do func() error) error
+	Log       *slog.Logger
 }
 
 // Engine is the [proxy.Engine] on nf_tables.
@@ -100,6 +103,9 @@ func New(o Options) (*Engine, error) {
 	if err != nil {
 		s.Close()
 		return nil, unsupported(err)
+	}
+	if o.Intercept != nil {
+		return newEngine(intercepted{s, o.Intercept}, questions, o), nil
 	}
 	return newEngine(s, questions, o), nil
 }
