@@ -36,6 +36,9 @@ type Options struct {
 	// in the zone's NS records.
 	Addresses []netip.Addr
 
+	// Internal are like Listen, but no client knows these addresses: rules lead
+	// there that are made for this server.
+	Internal []netip.AddrPort
 	// Probers are local addresses from which the server is asked whether its
 	// loops are alive: it sends back datagrams from there that are too short to
 	// be DNS messages.

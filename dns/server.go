@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,7 +53,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Options: o, cache: cache.New(o.Cache), metrics: &metrics{coredns: o.CoreDNSMetrics}, changed: make(chan struct{})}
-	for _, addr := range o.Listen {
+	for _, addr := range slices.Concat(o.Listen, o.Internal) {
 		sock, err := listen(addr, o.Sockets)
 		if err != nil {
 			s.Close()

@@ -24,7 +24,10 @@ func (p *process) dns() error {
 	if err != nil {
 		return err
 	}
-	s, err := dns.New(dns.Options{
+	if err := p.awaitZone(); err != nil {
+		return err
+	}
+	s, err := p.newNameServer(dns.Options{
 		Store: p.store, Listen: c.Listen, Addresses: []netip.Addr{}, Zones: []string{p.conf.Zone}, Pods: pods,
 		Forward: upstreams, ResolvConf: c.Resolv, Cache: cacheOptions(&c.Cache), KeepSubnet: c.KeepSubnet,
 		CoreDNSMetrics: c.CoreDNSMetrics, Status: p.board, Log: p.log,
@@ -32,8 +35,13 @@ func (p *process) dns() error {
 	if err != nil {
 		return err
 	}
-	if err := p.observe.Registry.Register(s); err != nil {
+	if err := p.observe.Registry.Register(s.Server); err != nil {
 		return err
+	}
+	if s.intercept != nil {
+		if err := p.observe.Registry.Register(s.intercept); err != nil {
+			return err
+		}
 	}
 	p.observe.Check("dns", p.synced(model.KindService, model.KindEndpointSlice))
 	p.admin.Questions["dns"] = func(ctx context.Context, q url.Values) (any, error) {

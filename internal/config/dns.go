@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,7 +23,15 @@ type DNS struct {
 	KeepSubnet     bool   `json:"keepSubnet,omitempty" usage:"pass the Client Subnet option of clients on to upstreams"`
 	CoreDNSMetrics bool   `json:"corednsMetrics,omitempty" usage:"metrics under CoreDNS' names too, for its dashboards"`
 
-	Cache DNSCache `json:"cache,omitzero"`
+	Cache     DNSCache     `json:"cache,omitzero"`
+	Intercept DNSIntercept `json:"intercept,omitzero"`
+}
+
+// DNSIntercept is how Pods reach the name server of their node.
+type DNSIntercept struct {
+	Mode      string       `json:"mode,omitempty" usage:"answer the addresses below and the ClusterIPs of the DNS Service on this node, whatever proxies Services: on, off, or auto for where the kernel can"`
+	Addresses []netip.Addr `json:"addresses,omitempty" usage:"addresses that every node answers itself, such as link-local ones"`
+	Service   string       `json:"service,omitempty" usage:"NAMESPACE/NAME of the cluster's DNS Service; its endpoints take over when this process does not answer"`
 }
 
 // DNSCache keeps answers of upstreams.
@@ -40,6 +49,11 @@ func defaultDNS() DNS {
 		Listen: []netip.AddrPort{netip.MustParseAddrPort("169.254.20.10:53")},
 		Resolv: "/etc/resolv.conf",
 		Pods:   "verified",
+		Intercept: DNSIntercept{
+			Mode:      "auto",
+			Addresses: []netip.Addr{netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("fd73:6c75:6963:6500::20:10")},
+			Service:   "kube-system/kube-dns",
+		},
 		Cache: DNSCache{
 			MiB: 16, Prefetch: 3,
 			MaxTTL:         metav1.Duration{Duration: time.Hour},
@@ -57,6 +71,8 @@ func (d *DNS) validate() error {
 	c := &d.Cache
 	errs := []error{
 		oneOf("dns.pods", d.Pods, "disabled", "insecure", "verified"),
+		oneOf("dns.intercept.mode", d.Intercept.Mode, "auto", "on", "off"),
+		objectName("dns.intercept.service", d.Intercept.Service),
 		positive("dns.cache.maxTTL", c.MaxTTL.Duration, time.Second),
 		positive("dns.cache.maxNegativeTTL", c.MaxNegativeTTL.Duration, time.Second),
 		positive("dns.cache.stale", c.Stale.Duration, 0),
@@ -69,4 +85,13 @@ func (d *DNS) validate() error {
 		errs = append(errs, fmt.Errorf("dns.cache.mib: expected 1 to %d, found %d", 1<<14, c.MiB))
 	}
 	return errors.Join(errs...)
+}
+
+// objectName checks the name of an object that has a namespace.
+func objectName(field, value string) error {
+	namespace, name, ok := strings.Cut(value, "/")
+	if !ok || dnsName(field, namespace) != nil || dnsName(field, name) != nil {
+		return fmt.Errorf("%s: expected NAMESPACE/NAME, found %q", field, value)
+	}
+	return nil
 }

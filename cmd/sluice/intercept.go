@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sluicenet/sluice/dns"
+	"github.com/sluicenet/sluice/model"
+	"github.com/sluicenet/sluice/proxy/intercept"
+)
+
+// nameServer is a DNS server with what leads its clients there.
+type nameServer struct {
+	*dns.Server
+	live      *dns.Liveness          // of the interceptor
+	intercept *intercept.Interceptor // nil: none
+}
+
+// newNameServer opens the sockets of a server, and takes a seat for it where its
+// clients are to be intercepted.
+func (p *process) newNameServer(o dns.Options) (*nameServer, error) {
+	s := &nameServer{}
+	c := p.conf.DNS.Intercept
+	if c.Mode != "off" {
+		namespace, name, _ := strings.Cut(c.Service, "/")
+		i, err := intercept.New(intercept.Options{
+			Config: intercept.Config{Addresses: c.Addresses, Service: model.Name{Namespace: namespace, Name: name}, Node: p.conf.NodeName},
+			Store:  p.store, Ready: s.ready, Local: localAddrs, Log: p.log,
+		})
+		switch {
+		case err == nil:
+			s.intercept = i
+			o.Internal, o.Probers = i.Listen(), i.Probers()
+			o.Addresses = append(o.Addresses, c.Addresses...)
+		case c.Mode == "on":
+			return nil, err
+		default:
+			p.log.Warn("DNS is answered on its own addresses only", "error", err)
+		}
+	}
+	var err error
+	if s.Server, err = dns.New(o); err != nil {
+		if s.intercept != nil {
+			s.intercept.Close()
+		}
+		return nil, err
+	}
+	s.live = s.Liveness()
+	return s, nil
+}
+
+// ready reports whether queries may be led here.
+func (s *nameServer) ready() bool { return s.live.Alive(time.Now()) && s.Zone().Ready() }
+
+// Run serves until the context ends. Its clients are led elsewhere first.
+func (s *nameServer) Run(ctx context.Context) error {
+	if s.intercept == nil {
+		return s.Server.Run(ctx)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return s.Server.Run(serving) })
+	g.Go(func() error {
+		defer stop()
+		return s.intercept.Run(ctx)
+	})
+	return g.Wait()
+}
+
+// localAddrs returns the addresses of this machine.
+func localAddrs() []netip.Addr {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var out []netip.Addr
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Addr())
+		}
+	}
+	return out
+}
+
+// zonePatience is how long a server waits for the cluster's objects before it
+// answers without them, as CoreDNS does.
+const zonePatience = 5 * time.Second
+
+// awaitZone waits until there is something to answer with. Where a predecessor
+// answers on the same addresses, it takes as long as it may: the kernel would give
+// a part of the queries to us.
+func (p *process) awaitZone() error {
+	ctx := p.ctx
+	if !p.succeeds() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, zonePatience)
+		defer cancel()
+	}
+	watch := p.store.Watch()
+	defer watch.Stop()
+	for {
+		up, err := watch.Next(ctx)
+		switch {
+		case p.ctx.Err() != nil:
+			return p.ctx.Err()
+		case err != nil:
+			p.log.Warn("DNS starts without the cluster's objects, which are not read yet", "waited", zonePatience)
+			return nil
+		case up.New.Synced(model.KindService, model.KindEndpointSlice, model.KindNamespace):
+			return nil
+		}
+	}
+}
+
+// succeeds reports whether another process answers on an address of ours.
+func (p *process) succeeds() bool {
+	for _, a := range p.conf.DNS.Listen {
+		if a.Port() != 0 && free(p.ctx, "dns.listen", "udp", a.String()) != nil {
+			return true
+		}
+	}
+	return false
+}
