@@ -60,10 +60,10 @@ func (s *streams) init(u *upstream) {
 // stream is one connection.
 type stream struct {
 	streams *streams
-	load    int         // questions under way; guarded by streams.mu
-	idle    *time.Timer // closes it; guarded by streams.mu
-	ready   chan struct{}
-	conn    net.Conn // nil until ready, or if it failed
+	load    int           // questions under way; guarded by streams.mu
+	idle    *time.Timer   // closes it; guarded by streams.mu
+	ready   chan struct{} // closed when it is open
+	conn    net.Conn      // nil until ready
 
 	write sync.Mutex // one message after the other
 	mu    sync.Mutex // guards all below
@@ -82,14 +82,14 @@ type call struct {
 // ask puts the question to the server over the connection that has the least to
 // do. One that the server closed meanwhile, as it may, is no failure.
 func (s *streams) ask(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
-	for {
+	for again := true; ; again = false {
 		c, fresh, err := s.get()
 		if err != nil {
 			return nil, err
 		}
 		r, err := c.ask(ctx, q, edns)
 		s.put(c)
-		if err == nil || fresh || !errors.Is(err, errClosed) || ctx.Err() != nil {
+		if err == nil || fresh || !again || !errors.Is(err, errClosed) || ctx.Err() != nil {
 			return r, err
 		}
 	}
@@ -162,16 +162,21 @@ func (s *streams) count() int {
 // serve opens the connection and hands out what arrives, until it ends.
 func (c *stream) serve() {
 	conn, err := c.dial()
+	if err != nil {
+		c.fail(err) // before anybody takes it for ready
+		return
+	}
 	c.mu.Lock()
 	c.conn = conn
 	c.read = time.Now()
-	failed := c.err
+	closed := c.err != nil
 	c.mu.Unlock()
-	close(c.ready)
-	if err == nil && failed == nil {
-		err = c.receive(conn)
+	if closed { // meanwhile
+		closeQuietly(conn)
+		return
 	}
-	c.fail(err)
+	close(c.ready)
+	c.fail(c.receive(conn))
 }
 
 func (c *stream) dial() (net.Conn, error) {
