@@ -178,7 +178,7 @@ func (e *Engine) reconcile(ctx context.Context) (changed bool, err error) {
 			return err
 		}
 		f.rules = newRuleset(e.renderer(f.Family, &e.plan.Node))
-		s := f.rules.compare(found, e.plan, f.printed)
+		s := f.rules.compare(found, e.plan.Services(), f.printed)
 		if s.empty() {
 			return nil
 		}

@@ -256,10 +256,18 @@ func (b *portRules) balance(a proxy.Action) []string {
 		mask = " --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff --rsource "
 	}
 	begin := "-p " + b.proto + " "
+	// Either set has its own memory: a client whose connections to one address
+	// may go to this node's backends alone keeps, at another, the one it has.
+	clients := func(k proxy.Backend) string {
+		name := b.id.endpointName(k.AddrPort)
+		if a == proxy.ToLocal {
+			name += "-LOCAL"
+		}
+		return name + mask
+	}
 	if seconds > 0 {
 		for _, k := range backends {
-			rules = append(rules, fmt.Sprintf("%s-m recent --update --seconds %d --reap --name %s%s%s", begin, seconds,
-				b.id.endpointName(k.AddrPort), mask, b.endpoint(k)))
+			rules = append(rules, fmt.Sprintf("%s-m recent --update --seconds %d --reap --name %s%s", begin, seconds, clients(k), b.endpoint(k)))
 		}
 	}
 	slots := proxy.Slots(backends)
@@ -275,7 +283,7 @@ func (b *portRules) balance(a proxy.Action) []string {
 		}
 		left -= slots[i]
 		if seconds > 0 {
-			rule += "-m recent --set --name " + b.id.endpointName(k.AddrPort) + mask
+			rule += "-m recent --set --name " + clients(k)
 		}
 		rules = append(rules, rule+b.endpoint(k))
 	}

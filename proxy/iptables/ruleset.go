@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"iter"
 	"maps"
 	"slices"
 
@@ -148,8 +149,9 @@ func order(u use) int {
 // just after that.
 type words struct{ written, printed []string }
 
-// compare returns the step from what the kernel has to a plan.
-func (s *ruleset) compare(found *listing, plan *proxy.Plan, known map[ref]words) *step {
+// compare returns the step from what the kernel has to the Services of a plan. It
+// uses up what was found.
+func (s *ruleset) compare(found *listing, services iter.Seq[*proxy.Service], known map[ref]words) *step {
 	d := &step{rules: s, write: map[ref][]string{}}
 	chain := func(r ref, rules []string) {
 		have, ok := found.chains[r]
@@ -163,7 +165,7 @@ func (s *ruleset) compare(found *listing, plan *proxy.Plan, known map[ref]words)
 		d.write[r] = rules
 	}
 	all := s.begin()
-	for service := range plan.Services() {
+	for service := range services {
 		c := s.service(service)
 		all.count(c, 1)
 		for _, t := range c.chains {

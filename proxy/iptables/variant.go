@@ -1,12 +1,14 @@
 package iptables
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -229,24 +231,18 @@ func (e *Engine) try(ctx context.Context, f proxy.Family) error {
 	if f == proxy.IPv6 {
 		addr = netip.MustParseAddr("2001:db8::1")
 	}
-	r := e.renderer(f, &proxy.Node{})
-	set := newRuleset(r)
-	s := set.compare(&listing{chains: map[ref][]string{}}, &proxy.Plan{}, nil)
-	s.jump = nil
-	backend := []proxy.Backend{{AddrPort: netip.AddrPortFrom(addr, 80), Weight: 1, Place: proxy.Here}, {AddrPort: netip.AddrPortFrom(addr, 81), Weight: 1}}
-	d := set.begin()
-	d.add(r.service(&proxy.Service{Name: model.Name{Namespace: "probe", Name: "probe"}, Ports: []*proxy.Port{{
-		Family: f, Protocol: proxy.SCTP, Port: 80, Affinity: time.Hour, Cluster: backend,
+	backends := []proxy.Backend{{AddrPort: netip.AddrPortFrom(addr, 80), Weight: 1, Place: proxy.Here}, {AddrPort: netip.AddrPortFrom(addr, 81), Weight: 1}}
+	all := &proxy.Service{Name: model.Name{Namespace: "probe", Name: "probe"}, Ports: []*proxy.Port{{
+		Family: f, Protocol: proxy.SCTP, Port: 80, Affinity: time.Hour, Cluster: backends,
 		Frontends: []proxy.Frontend{{Addr: addr, Port: 80, Inside: proxy.ToCluster, Outside: proxy.Drop, Masquerade: proxy.MasqueradeAlways}},
-	}}}))
-	more := d.step()
-	for r, rules := range more.write {
-		s.write[r] = rules
+	}}}
+	s := newRuleset(e.renderer(f, &proxy.Node{})).compare(&listing{chains: map[ref][]string{}}, slices.Values([]*proxy.Service{all}), nil)
+	// A run that changes nothing does not find in a table what it made there.
+	var text bytes.Buffer
+	for _, x := range s.sections()[:2] {
+		x.text(&text)
 	}
-	s.fresh, s.add = append(s.fresh, more.fresh...), append(s.add, more.add...)
-	text := s.text()
-	// In a run that changes nothing, a table can be given once.
-	_, err := c.run(ctx, text, p.restore, "--noflush", "--test", "--wait", fmt.Sprint(lockSeconds))
+	_, err := c.run(ctx, text.Bytes(), p.restore, "--noflush", "--test", "--wait", fmt.Sprint(lockSeconds))
 	if err == nil {
 		_, err = list(ctx, c, f)
 	}

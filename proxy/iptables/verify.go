@@ -53,7 +53,7 @@ func (e *Engine) learn(ctx context.Context) error {
 		for r, rules := range found.chains {
 			printed[r] = rules
 		}
-		s := newRuleset(f.rules.renderer).compare(found, e.plan, f.printed)
+		s := newRuleset(f.rules.renderer).compare(found, e.plan.Services(), f.printed)
 		for r, rules := range s.write {
 			if have, ok := printed[r]; ok && len(have) == len(rules) {
 				f.printed[r] = words{slices.Clone(rules), slices.Clone(have)}
