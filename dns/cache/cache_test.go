@@ -148,3 +148,63 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Error("an answer bigger than a shard is kept")
 	}
 }
+
+// TestEviction proves that names that are asked for once go through the cache
+// without pushing out those that are used, in the order in which they came.
+func TestEviction(t *testing.T) {
+	c := New(Options{Bytes: shards * 100 * (overhead + 100)})
+	put := func(name string) *wire.Query {
+		q := query(t, name, 0, true, false)
+		c.Put(key(q), response(t, name, 600), from, start)
+		return q
+	}
+	var hot []*wire.Query
+	for i := range 200 {
+		hot = append(hot, put(fmt.Sprintf("hot%d.example", i)))
+	}
+	var once []*wire.Query
+	for i := range 10_000 {
+		once = append(once, put(fmt.Sprintf("once%d.example", i)))
+		if i%50 == 0 {
+			for _, q := range hot {
+				if c.Get(key(q), start) == nil {
+					t.Fatalf("a name that is used was evicted after %d others", i)
+				}
+			}
+		}
+	}
+	// The newest of those that are not used are there, the oldest are not.
+	for i, q := range once {
+		kept := c.Get(key(q), start) != nil
+		if i < 5000 && kept || i >= len(once)-100 && !kept {
+			t.Errorf("name %d of %d: kept %v", i, len(once), kept)
+		}
+	}
+}
+
+// TestDue proves that an answer is due once, near its end and only if it is used.
+func TestDue(t *testing.T) {
+	c := New(Options{Prefetch: 3})
+	put := func(name string, life uint32) *Item {
+		return c.Put(key(query(t, name, 0, true, false)), response(t, name, life), from, start)
+	}
+	late := start.Add(595 * time.Second)
+	it := put("used.example", 600)
+	for range 3 {
+		if c.Due(it, start) {
+			t.Error("due at the start")
+		}
+	}
+	if c.Due(it, start.Add(500*time.Second)) || !c.Due(it, late) || c.Due(it, late) {
+		t.Error("not due once near the end")
+	}
+	if it := put("idle.example", 600); c.Due(it, late) || c.Due(it, late) || c.Due(it, late) {
+		t.Error("due although it is not used")
+	}
+	short := put("short.example", 5)
+	for range 10 {
+		if c.Due(short, start.Add(4900*time.Millisecond)) {
+			t.Error("an answer that lives shortly is due")
+		}
+	}
+}
