@@ -16,6 +16,7 @@ import (
 	"github.com/sluicenet/sluice/internal/config"
 	"github.com/sluicenet/sluice/internal/gateways"
 	"github.com/sluicenet/sluice/internal/kuberules"
+	"github.com/sluicenet/sluice/proxy/intercept"
 )
 
 func cleanupCommand() *cobra.Command {
@@ -41,6 +42,7 @@ can be there at the same time.`,
 			}
 			return errors.Join(
 				cleanupProxy(ctx),
+				wrap("interception of DNS", intercept.Cleanup()),
 				wrap("gateways", gateways.Stop(ctx, filepath.Join(filepath.Dir(socket), "gateways"))),
 			)
 		},

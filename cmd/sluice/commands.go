@@ -11,7 +11,7 @@ func commands() []*cobra.Command {
 	return []*cobra.Command{
 		upCommand(), nodeCommand(), controlplaneCommand(),
 		gatewayCommand(), sidecarCommand(), redirectCommand(), injectCommand(),
-		getCommand(), traceCommand(), dnsCommand(), checkCommand(), cleanupCommand(),
+		getCommand(), healthCommand(), traceCommand(), dnsCommand(), checkCommand(), cleanupCommand(),
 		demoCommand(), echoCommand(), remoteCommand(), versionCommand(),
 	}
 }

@@ -71,6 +71,11 @@ func configured(cmd *cobra.Command, r role, add func(*process) error) *cobra.Com
 				return f.err
 			}
 		}
+		if r.node && !r.control {
+			p.before = predecessors(cmd.Context())
+			p.admin.TakeOver = len(p.before) > 0
+			p.Go(func() error { return p.handover.attend(p.ctx) })
+		}
 		if err := add(p); err != nil {
 			p.stop()
 			_ = p.Wait() // that they were stopped

@@ -43,32 +43,34 @@ func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 	if r.control && c.Manifests != "" {
 		add("stateDir "+c.StateDir, writable("stateDir", c.StateDir))
 	}
+	// Another node agent lets this one take over.
+	share := r.node && !r.control && hasPredecessor(ctx)
 	if c.Socket != "" {
-		if answers(ctx, c.Socket) {
+		if answers(ctx, c.Socket) && !share {
 			add("socket "+c.Socket, fmt.Errorf("socket: another sluice answers on %s; stop it, or choose another with --socket", c.Socket))
 			return out // it has the ports
 		}
 		add("socket "+c.Socket, writable("socket", filepath.Dir(c.Socket)))
 	}
 	if c.Metrics != "" {
-		add("metrics "+c.Metrics, free(ctx, "metrics", "tcp", c.Metrics))
+		add("metrics "+c.Metrics, free(ctx, "metrics", "tcp", c.Metrics, share))
 	}
 	if r.node && c.Proxy.Mode != "none" && c.Proxy.Healthz != "" {
-		err := free(ctx, "proxy.healthz", "tcp", c.Proxy.Healthz)
+		err := free(ctx, "proxy.healthz", "tcp", c.Proxy.Healthz, share)
 		// Whoever has it may be about to go: it is tried again.
 		out = append(out, finding{what: "proxy.healthz " + c.Proxy.Healthz, err: err, minor: !c.Proxy.HealthzHardFail})
 	}
 	if r.node {
 		for _, a := range c.DNS.Listen {
-			err := free(ctx, "dns.listen", "udp", a.String())
+			err := free(ctx, "dns.listen", "udp", a.String(), share)
 			if err == nil {
-				err = free(ctx, "dns.listen", "tcp", a.String())
+				err = free(ctx, "dns.listen", "tcp", a.String(), share)
 			}
 			add("dns.listen "+a.String(), err)
 		}
 	}
 	if r.control && c.XDS.Address != "" {
-		add("xds.address "+c.XDS.Address, free(ctx, "xds.address", "tcp", c.XDS.Address))
+		add("xds.address "+c.XDS.Address, free(ctx, "xds.address", "tcp", c.XDS.Address, false))
 	}
 	return out
 }
@@ -125,10 +127,19 @@ func answers(ctx context.Context, socket string) bool {
 	return true
 }
 
-// free tells whether nobody has an address. The node's DNS server may answer
-// on one that is not there yet.
-func free(ctx context.Context, field, network, address string) error {
+// free tells whether nobody has an address, or with share nobody but one that
+// shares it. The node's DNS server may answer on one that is not there yet.
+func free(ctx context.Context, field, network, address string, share bool) error {
 	var lc net.ListenConfig
+	if share {
+		lc.Control = func(_, _ string, c syscall.RawConn) error {
+			var failed error
+			err := c.Control(func(fd uintptr) {
+				failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+			})
+			return errors.Join(err, failed)
+		}
+	}
 	var err error
 	if network == "udp" {
 		var c net.PacketConn

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -40,6 +41,9 @@ type process struct {
 	admin   *admin.Server
 	rest    *rest.Config  // nil: a directory of manifests
 	files   *files.Source // that reads it
+
+	handover *handover
+	before   []net.Conn // to the node agents that this one succeeds
 }
 
 // newProcess prepares a process; its parts are added before run.
@@ -49,6 +53,7 @@ func newProcess(ctx context.Context, conf *config.Configuration, log *slog.Logge
 	p := &process{
 		Group: group, ctx: ctx, stop: stop, conf: conf, log: log,
 		store: model.NewStore(), board: status.NewBoard(), observe: observe.New(version),
+		handover: newHandover(),
 	}
 	p.admin = &admin.Server{
 		Tables: view.Tables(p.store, p.board, p.fileProblems), Log: log,
@@ -122,6 +127,13 @@ func (p *process) run() error {
 		p.Go(func() error { return p.observe.Run(p.ctx, p.conf.Metrics, p.log) })
 	}
 	if p.conf.Socket != "" {
+		p.admin.Questions["health"] = func(context.Context, url.Values) (any, error) {
+			lines, healthy := p.observe.Health()
+			if !healthy {
+				return nil, errors.New(strings.Join(lines, "; "))
+			}
+			return lines, nil
+		}
 		p.Go(func() error { return p.admin.Run(p.ctx, p.conf.Socket) })
 	}
 	p.log.Info("sluice runs", "version", version, "node", p.conf.NodeName, "manifests", p.conf.Manifests)

@@ -73,25 +73,29 @@ func (p *process) proxy() error {
 		if err := p.awaitSplits(); err != nil {
 			return errors.Join(err, engine.Close())
 		}
-		watch := p.store.Watch()
-		defer watch.Stop()
-		return errors.Join(proxy.Run(p.ctx, proxy.Options{
-			Updates: watch,
-			Planner: proxy.NewPlanner(plans),
-			Engine:  engine, Flows: conntrack.New(), Status: p.board, Metrics: metrics, Log: p.log,
-			Progress: progress,
-			Applied: func(plan *proxy.Plan, changes []proxy.Change) {
-				checks.Applied(plan, changes)
-				relay.Applied(plan, changes)
-				if current.Swap(plan) == nil {
-					// The new rules stand; now the old ones may go.
-					p.Go(func() error {
-						cleanOthers(p.ctx, kind.name, engineKinds(), p.log)
-						return nil
-					})
-				}
-			},
-		}), engine.Close())
+		err := p.handover.while(p.ctx, func(ctx context.Context) error {
+			watch := p.store.Watch()
+			defer watch.Stop()
+			return proxy.Run(ctx, proxy.Options{
+				Updates: watch,
+				Planner: proxy.NewPlanner(plans),
+				Engine:  engine, Flows: conntrack.New(), Status: p.board, Metrics: metrics, Log: p.log,
+				Progress: progress,
+				Applied: func(plan *proxy.Plan, changes []proxy.Change) {
+					checks.Applied(plan, changes)
+					relay.Applied(plan, changes)
+					if current.Swap(plan) == nil {
+						succeed(p.ctx, p.before)
+						// The new rules stand; now the old ones may go.
+						p.Go(func() error {
+							cleanOthers(p.ctx, kind.name, engineKinds(), p.log)
+							return nil
+						})
+					}
+				},
+			})
+		})
+		return errors.Join(err, engine.Close())
 	})
 	return nil
 }

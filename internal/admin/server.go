@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net"
@@ -57,13 +58,20 @@ type Server struct {
 	// Questions by name, such as "trace".
 	Questions map[string]Asker
 	Log       *slog.Logger
+	// TakeOver replaces a socket on which somebody answers, whose questions we
+	// answer from then on.
+	TakeOver bool
 }
 
 // Run serves on the socket until the context ends. A socket that a process
 // which is gone left behind is replaced; one on which somebody answers is an
 // error.
 func (s *Server) Run(ctx context.Context, path string) error {
-	l, err := listen(ctx, path)
+	open := listen
+	if s.TakeOver {
+		open = replace
+	}
+	l, err := open(ctx, path)
 	if err != nil {
 		return fmt.Errorf("admin socket: %w", err)
 	}
@@ -97,6 +105,31 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 		return nil, err
 	}
 	return l, os.Chmod(path, 0o600)
+}
+
+// replace makes a socket beside the one that is there and puts it in its place.
+// Nobody removes it at the end, since it may be a successor's then.
+func replace(ctx context.Context, path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	beside := fmt.Sprintf("%s.%d", path, os.Getpid())
+	if err := os.Remove(beside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "unix", beside)
+	if err != nil {
+		return nil, err
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err = os.Chmod(beside, 0o600); err == nil {
+		err = os.Rename(beside, path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, l.Close(), os.Remove(beside))
+	}
+	return l, nil
 }
 
 func (s *Server) handler() http.Handler {

@@ -12,11 +12,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 )
 
 // Server serves /metrics, /healthz (every check holds) and /livez (the process
@@ -55,9 +57,17 @@ func (s *Server) Handle(path string, h http.Handler) {
 	s.handlers[path] = h
 }
 
+// lc lets the process that takes over have the address before this one ends.
+var lc = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	})
+	return errors.Join(err, failed)
+}}
+
 // Run listens on address until the context ends.
 func (s *Server) Run(ctx context.Context, address string, log *slog.Logger) error {
-	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
 		return fmt.Errorf("metrics: %w", err)
@@ -85,7 +95,7 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{Registry: s.Registry}))
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		lines, healthy := s.health()
+		lines, healthy := s.Health()
 		if !healthy {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
@@ -94,7 +104,8 @@ func (s *Server) handler() http.Handler {
 	return mux
 }
 
-func (s *Server) health() (lines []string, healthy bool) {
+// Health returns a line for each check, and whether all are good.
+func (s *Server) Health() (lines []string, healthy bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	healthy = true
