@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -48,7 +49,7 @@ running.`,
 			case f.err != nil:
 				bad++
 			}
-			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", mark, text); err != nil {
+			if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s  %s\n", mark, strings.Join(strings.Fields(text), " ")); err != nil {
 				return err
 			}
 		}
