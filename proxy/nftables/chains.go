@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,6 +65,8 @@ const (
 
 	chainPreroutingLate = "prerouting-late"
 	chainOutputLate     = "output-late"
+
+	chainTraffic = "traffic-" // followed by the hook
 )
 
 // verdict returns the name of the chain that a frontend's packets go to, or
@@ -127,6 +130,7 @@ type rules struct {
 	// interfaces are those that Pods come in by; if there are any, they decide
 	// instead of the networks.
 	interfaces []string
+	traffic    bool // packets of whole connections are counted
 	// restricted tells that only some local addresses answer NodePorts.
 	restricted bool
 }
@@ -357,6 +361,32 @@ func (r rules) unserved() []rule {
 	return []rule{
 		append(append(r.member(setClusterIPs, false), r.foreignDestination()...), goTo(chainRefuse)),
 		append(append(r.member(setServiceCIDRs, false), r.foreignDestination()...), verdict(expr.VerdictDrop, "")),
+	}
+}
+
+// countTraffic returns the rules that count packets by the frontend: those to it
+// before they are translated, and answers when they have been translated back.
+// What one process of the node sends to another is counted on one side alone.
+func (r rules) countTraffic(at hook) []rule {
+	addr, port, local := daddr, uint32(2), r.localDestination()
+	var head rule
+	switch at.number {
+	case unix.NF_INET_LOCAL_IN, unix.NF_INET_POST_ROUTING:
+		addr, port, local = saddr, 0, r.localSource()
+	}
+	switch at.number {
+	case unix.NF_INET_LOCAL_IN, unix.NF_INET_PRE_ROUTING:
+		head = incoming(expr.CmpOpNeq, "lo")
+	}
+	ask := func(match rule, id setID, from int) rule {
+		return append(append(slices.Clone(head), match...),
+			l4proto.load(r.family, register(from), span{}),
+			&expr.Payload{DestRegister: register(from + 4), Base: expr.PayloadBaseTransportHeader, Offset: port, Len: 2},
+			&expr.Lookup{SourceRegister: register(0), SetName: specs[id].name})
+	}
+	return []rule{
+		ask(rule{addr.load(r.family, register(0), span{})}, setTraffic, padded(addr.size(r.family))),
+		ask(local, setNodePortTraffic, 0),
 	}
 }
 

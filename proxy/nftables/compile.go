@@ -52,6 +52,7 @@ func (t slotTable) assign(backends []proxy.Backend) slotTable {
 // portState is a port's plan with the slots of its backends.
 type portState struct {
 	service        model.Name
+	traffic        bool // count packets, too
 	plan           *proxy.Port
 	cluster, local slotTable
 }
@@ -61,7 +62,7 @@ type serviceState []portState
 
 // next returns the state for a new plan, with slots taken over from the old
 // one. Nil is the plan of a Service that is gone.
-func (s serviceState) next(plan *proxy.Service) serviceState {
+func (s serviceState) next(plan *proxy.Service, traffic bool) serviceState {
 	if plan == nil {
 		return nil
 	}
@@ -72,7 +73,9 @@ func (s serviceState) next(plan *proxy.Service) serviceState {
 		if i, ok := slices.BinarySearchFunc(s, p, comparePorts); ok {
 			from = s[i]
 		}
-		out = append(out, from.next(plan.Name, p))
+		next := from.next(plan.Name, p)
+		next.traffic = traffic
+		out = append(out, next)
 	}
 	return out
 }
@@ -152,6 +155,13 @@ func (s *portState) entry(f *proxy.Frontend, emit func(element), chain func(prox
 	key = appendPort(key, p.Protocol, f.Port)
 	emit(element{place{p.Family, set}, string(key), spec.verdict()})
 	chain(p.Family, spec)
+	if s.traffic {
+		counted := setTraffic
+		if f.Kind == proxy.NodePort {
+			counted = setNodePortTraffic
+		}
+		emit(element{place{p.Family, counted}, string(key), ""})
+	}
 	if f.Kind == proxy.ClusterIP {
 		emit(element{place{p.Family, setClusterIPs}, string(key[:f.Addr.BitLen()/8]), ""})
 	}

@@ -91,22 +91,36 @@ func (e *Engine) get(ctx context.Context, k kernel, at place, key string) (*seen
 }
 
 // Count implements [proxy.Counter]: it calls each for the frontends that had
-// connections. Attempts that are refused count, too, and those that are dropped
-// count again each time that the client tries.
+// connections, and for those that had packets if these are counted. Attempts that
+// are refused count as connections, too, and those that are dropped count again
+// each time that the client tries.
 func (e *Engine) Count(ctx context.Context, each func(proxy.FrontendKey, proxy.Traffic)) error {
 	e.asking.Lock()
 	defer e.asking.Unlock()
 	for _, family := range [...]proxy.Family{proxy.IPv4, proxy.IPv6} {
-		for _, set := range [...]setID{setServices, setNodePorts} {
-			at := place{family, set}
-			err := e.dump(ctx, e.questions, at, func(f seen) {
-				key, ok := frontendKey(at, f.key)
-				if ok && f.count.Packets > 0 {
-					each(key, proxy.Traffic{Connections: f.count.Packets})
+		for _, sets := range [...][2]setID{{setServices, setTraffic}, {setNodePorts, setNodePortTraffic}} {
+			counts := map[proxy.FrontendKey]proxy.Traffic{}
+			for i, set := range sets {
+				at := place{family, set}
+				err := e.dump(ctx, e.questions, at, func(s seen) {
+					key, ok := frontendKey(at, s.key)
+					if !ok || s.count.Packets == 0 {
+						return
+					}
+					t := counts[key]
+					if i == 0 {
+						t.Connections = s.count.Packets
+					} else {
+						t.Packets, t.Bytes = s.count.Packets, s.count.Bytes
+					}
+					counts[key] = t
+				})
+				if err != nil {
+					return err
 				}
-			})
-			if err != nil {
-				return err
+			}
+			for key, t := range counts {
+				each(key, t)
 			}
 		}
 	}
@@ -116,7 +130,7 @@ func (e *Engine) Count(ctx context.Context, each func(proxy.FrontendKey, proxy.T
 // frontendKey reads the key of an element that finds a frontend.
 func frontendKey(at place, key string) (proxy.FrontendKey, bool) {
 	k := proxy.FrontendKey{Family: at.family}
-	if at.set == setServices {
+	if at.set == setServices || at.set == setTraffic {
 		n := daddr.size(at.family)
 		if len(key) < n {
 			return k, false

@@ -23,6 +23,9 @@ type Options struct {
 	// MasqueradeMark is the bit of the packet mark for what postrouting is to
 	// masquerade; 0: 0x4000, kube-proxy's default.
 	MasqueradeMark uint32
+	// Traffic counts the packets and bytes of whole connections for each frontend,
+	// too, at the price of a look-up for every packet. Connections always count.
+	Traffic bool
 	// Intercept, if not nil, is called for every transaction, which is done by
 	// do. It may fail that, in tests.
 	Intercept func(do func() error) error
@@ -32,6 +35,7 @@ type Options struct {
 // Engine is the [proxy.Engine] on nf_tables.
 type Engine struct {
 	mark     uint32
+	traffic  bool
 	log      *slog.Logger
 	table    string
 	sock     kernel
@@ -111,7 +115,7 @@ func New(o Options) (*Engine, error) {
 }
 
 func newEngine(k, questions kernel, o Options) *Engine {
-	return &Engine{mark: o.MasqueradeMark, log: o.Log, table: tableName, sock: k, questions: questions, budget: k.Limit() / 4}
+	return &Engine{mark: o.MasqueradeMark, traffic: o.Traffic, log: o.Log, table: tableName, sock: k, questions: questions, budget: k.Limit() / 4}
 }
 
 // Close implements [proxy.Engine].
@@ -126,7 +130,7 @@ func (e *Engine) Close() error {
 // rules returns the writer of a family's rules.
 func (e *Engine) rules(family proxy.Family) rules {
 	return rules{family: family, mark: e.mark, pods: len(ofFamily(e.node.Pods, family)) > 0, interfaces: e.node.PodInterfaces,
-		restricted: len(ofFamily(e.node.NodePorts, family)) > 0}
+		traffic: e.traffic, restricted: len(ofFamily(e.node.NodePorts, family)) > 0}
 }
 
 // Sync implements [proxy.Engine]. It lists what the kernel has.
@@ -172,7 +176,7 @@ func (e *Engine) fill(ctx context.Context, plan *proxy.Plan, attachLast bool) er
 	}
 	return e.reconcile(ctx, found, func(each func(serviceState)) {
 		for s := range plan.Services() {
-			state := found.state(s).next(s)
+			state := found.state(s).next(s, e.traffic)
 			e.services[s.Name] = state
 			each(state)
 		}
@@ -265,7 +269,7 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 		e.services[s.Name].elements(keep, e.release)
 	}
 	for _, s := range changes.Services {
-		next := e.services[s.Name].next(s.New)
+		next := e.services[s.Name].next(s.New, e.traffic)
 		next.elements(func(el element) { e.renew(&c, el, old) }, func(family proxy.Family, spec chainSpec) { e.use(family, spec, &c) })
 		if next == nil {
 			delete(e.services, s.Name)

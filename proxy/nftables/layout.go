@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -29,7 +30,7 @@ func (e *Engine) makeWay(ctx context.Context, plan *proxy.Plan) error {
 		return err
 	}
 	e.log.Warn("the nftables table of another version is replaced", "table", e.table)
-	spare := &Engine{mark: e.mark, log: e.log, table: spareName, sock: e.sock, questions: e.questions, families: e.families, budget: e.budget}
+	spare := &Engine{mark: e.mark, traffic: e.traffic, log: e.log, table: spareName, sock: e.sock, questions: e.questions, families: e.families, budget: e.budget}
 	if fits, err = e.fits(ctx, spareName); err != nil {
 		return err
 	} else if !fits {
@@ -166,12 +167,11 @@ func (e *Engine) foreignHooks(ctx context.Context, family proxy.Family, table st
 // name.
 func sameHook(msg nfnl.Message, name string) bool {
 	var got, want hook
-	var kind string
 	attached, wanted := false, false
 	for attribute, v := range nfnl.Attributes(msg.Body[4:]) {
 		switch attribute {
 		case unix.NFTA_CHAIN_TYPE:
-			kind = string(v)
+			got.kind = strings.TrimSuffix(string(v), "\x00")
 		case unix.NFTA_CHAIN_HOOK:
 			attached = true
 			for attribute, v := range nfnl.Attributes(v) {
@@ -190,5 +190,5 @@ func sameHook(msg nfnl.Message, name string) bool {
 			want, wanted = c.hook, true
 		}
 	}
-	return attached == wanted && got == want && (!attached || kind == "nat\x00")
+	return attached == wanted && got == want || !attached && optional(name)
 }

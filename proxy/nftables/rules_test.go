@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/sluicenet/sluice/internal/lab"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/proxy"
 )
@@ -219,6 +220,60 @@ func TestCount(t *testing.T) {
 	w.engine = w.newEngine()
 	w.must(w.engine.Sync(t.Context(), w.plan))
 	check("a restart")
+}
+
+// TestTraffic checks that whole connections are counted where that is asked for,
+// and no more once it is not.
+func TestTraffic(t *testing.T) {
+	w := newWorld(t, inCluster(nil))
+	counting := func(traffic bool) {
+		e, err := New(Options{NetNS: w.node1.FD(), Traffic: traffic, Log: testLog(t)})
+		w.must(err)
+		t.Cleanup(func() { _ = e.Close() })
+		w.engine = e
+		w.must(e.Sync(t.Context(), w.plan))
+	}
+	counting(true)
+	w.put(service("web", func(s *model.Service) {
+		s.Type, s.Ports[0].NodePort = corev1.ServiceTypeNodePort, 30080
+	}), w.b, w.c)
+	ask := func() map[proxy.FrontendKey]proxy.Traffic {
+		t.Helper()
+		for _, from := range []*lab.Namespace{w.a.Namespace, w.node1.Namespace} {
+			for _, to := range []netip.AddrPort{vip4Port, vip6Port, netip.AddrPortFrom(w.node1.IPv4(), 30080)} {
+				if got := w.ask(from, "tcp", to); !strings.HasPrefix(got, "b ") && !strings.HasPrefix(got, "c ") {
+					t.Errorf("%s: %s", to, got)
+				}
+			}
+		}
+		all := map[proxy.FrontendKey]proxy.Traffic{}
+		w.must(w.engine.Count(t.Context(), func(k proxy.FrontendKey, traffic proxy.Traffic) { all[k] = traffic }))
+		return all
+	}
+	got := ask()
+	for k, traffic := range got {
+		// A connection has three packets to begin, four with data, and at least two to end.
+		if traffic.Connections != 2 || traffic.Packets < 14 || traffic.Packets > 40 || traffic.Bytes < 14*40 {
+			t.Errorf("%s: got %+v", k, traffic)
+		}
+	}
+	if len(got) != 3 {
+		t.Errorf("counted %v", got)
+	}
+	w.put(service("other", func(s *model.Service) { s.ClusterIPs, s.Families = s.ClusterIPs[:1], s.Families[:1] }), w.a)
+	w.reload()
+	counting(false)
+	w.engine.rested = time.Time{}
+	_, err := w.engine.Verify(t.Context())
+	w.must(err)
+	for k, traffic := range ask() {
+		if traffic.Connections != 4 || traffic.Packets != 0 {
+			t.Errorf("without counting, %s: got %+v", k, traffic)
+		}
+	}
+	if rules := w.nft("list", "ruleset"); strings.Contains(rules, chainTraffic) {
+		t.Errorf("chains that count are left:\n%s", rules)
+	}
 }
 
 // TestOtherVersion takes over the table of an older version under load. No

@@ -27,6 +27,8 @@ const (
 	setNodePortAddresses
 	setServiceCIDRs
 	setAffinity
+	setTraffic
+	setNodePortTraffic
 	setCount
 )
 
@@ -69,6 +71,8 @@ var specs = [setCount]setSpec{
 	setNodePortAddresses: {name: "nodeport-addresses", key: []field{daddr}, interval: true, node: true},
 	setServiceCIDRs:      {name: "service-cidrs", key: []field{daddr}, interval: true, node: true},
 	setAffinity:          {name: "affinity", key: []field{saddr, priority}, dynamic: true},
+	setTraffic:           {name: "traffic", key: []field{daddr, l4proto, dport}, counter: true},
+	setNodePortTraffic:   {name: "nodeport-traffic", key: []field{l4proto, dport}, counter: true},
 }
 
 // isMap reports whether elements have data.

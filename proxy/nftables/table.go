@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -39,21 +40,32 @@ func (e *Engine) transaction() *batch {
 type hook struct {
 	number   uint32
 	priority int32
+	kind     string
 }
 
 // The priorities are those that nft calls dstnat and srcnat. What nobody serves
 // is looked at after everybody's dstnat, for other service proxies on the node
 // have addresses of the same ranges.
+//
+// Packets are counted before their destination is translated, and answers after
+// their source has been.
 var baseChains = []struct {
 	name string
 	hook hook
 }{
-	{chainPrerouting, hook{unix.NF_INET_PRE_ROUTING, -100}},
-	{chainOutput, hook{unix.NF_INET_LOCAL_OUT, -100}},
-	{chainPreroutingLate, hook{unix.NF_INET_PRE_ROUTING, -90}},
-	{chainOutputLate, hook{unix.NF_INET_LOCAL_OUT, -90}},
-	{chainPostrouting, hook{unix.NF_INET_POST_ROUTING, 100}},
+	{chainPrerouting, hook{unix.NF_INET_PRE_ROUTING, -100, "nat"}},
+	{chainOutput, hook{unix.NF_INET_LOCAL_OUT, -100, "nat"}},
+	{chainPreroutingLate, hook{unix.NF_INET_PRE_ROUTING, -90, "nat"}},
+	{chainOutputLate, hook{unix.NF_INET_LOCAL_OUT, -90, "nat"}},
+	{chainPostrouting, hook{unix.NF_INET_POST_ROUTING, 100, "nat"}},
+	{chainTraffic + "prerouting", hook{unix.NF_INET_PRE_ROUTING, -150, "filter"}},
+	{chainTraffic + "output", hook{unix.NF_INET_LOCAL_OUT, -150, "filter"}},
+	{chainTraffic + "input", hook{unix.NF_INET_LOCAL_IN, 110, "filter"}},
+	{chainTraffic + "postrouting", hook{unix.NF_INET_POST_ROUTING, 110, "filter"}},
 }
+
+// optional reports whether a base chain is there only where packets are counted.
+func optional(name string) bool { return strings.HasPrefix(name, chainTraffic) }
 
 // addTable appends the message that makes the table, or finds it there.
 func addTable(m *batch, family proxy.Family) {
@@ -78,7 +90,7 @@ func addChain(m *batch, family proxy.Family, name string, at *hook) {
 		m.Uint32(unix.NFTA_HOOK_HOOKNUM, at.number)
 		m.Uint32(unix.NFTA_HOOK_PRIORITY, uint32(at.priority))
 		m.End(h)
-		m.String(unix.NFTA_CHAIN_TYPE, "nat")
+		m.String(unix.NFTA_CHAIN_TYPE, at.kind)
 	}
 	m.Finish()
 }
@@ -121,7 +133,7 @@ func flushRules(m *batch, family proxy.Family, chain string) {
 
 // static returns the rules of the chains that are always there.
 func (r rules) static() map[string][]rule {
-	return map[string][]rule{
+	all := map[string][]rule{
 		chainRefuse:         r.refuse(),
 		chainServices:       r.services(),
 		chainUnserved:       r.unserved(),
@@ -131,6 +143,14 @@ func (r rules) static() map[string][]rule {
 		chainOutputLate:     {{goTo(chainUnserved)}},
 		chainPostrouting:    r.postrouting(),
 	}
+	if r.traffic {
+		for _, c := range baseChains {
+			if optional(c.name) {
+				all[c.name] = r.countTraffic(c.hook)
+			}
+		}
+	}
+	return all
 }
 
 // define appends the messages that make the table with all its sets and the
@@ -155,11 +175,15 @@ func (r rules) define(m *batch) error {
 func (r rules) attach(m *batch) error {
 	static := r.static()
 	for i := range baseChains {
-		addChain(m, r.family, baseChains[i].name, &baseChains[i].hook)
+		if static[baseChains[i].name] != nil {
+			addChain(m, r.family, baseChains[i].name, &baseChains[i].hook)
+		}
 	}
 	for i := range baseChains {
-		if err := setRules(m, r.family, baseChains[i].name, static[baseChains[i].name]); err != nil {
-			return err
+		if list := static[baseChains[i].name]; list != nil {
+			if err := setRules(m, r.family, baseChains[i].name, list); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
