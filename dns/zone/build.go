@@ -36,7 +36,7 @@ type record struct {
 type pointer struct {
 	addr   netip.Addr
 	target string // wire form
-	typ    uint16 // wire.TypePTR or typeEndpointPTR
+	typ    uint16 // wire.TypePTR, typeEndpointPTR or typeDashedPTR
 }
 
 // record is the packed PTR record.
@@ -241,12 +241,17 @@ func (b *builder) endpoint(r *records, ep endpointAddr, owner []byte, reverse, f
 	if len(name) > wire.MaxName {
 		return ""
 	}
-	if !full && host == Dashed(ep.addr) {
+	dashed := !full && host == Dashed(ep.addr)
+	if dashed {
 		r.addDashed(owner, b.ttl, ep.addr)
 	} else {
 		r.addAddr(name, b.ttl, ep.addr)
 	}
-	if reverse {
+	switch { // reverse names lead to the first zone
+	case reverse && dashed:
+		service := owner[:len(owner)-len(svcLabel)-len(b.apexes[0])]
+		r.pointers = append(r.pointers, pointer{ep.addr, string(service), typeDashedPTR})
+	case reverse:
 		r.pointers = append(r.pointers, pointer{ep.addr, string(name), typeEndpointPTR})
 	}
 	return string(name)

@@ -27,6 +27,9 @@ func TestDashed(t *testing.T) {
 			if addr.Is4In6() {
 				continue
 			}
+			if got := parseReverse(reverseName(addr)); got != addr {
+				t.Fatalf("%v: reverse name is read as %v", addr, got)
+			}
 			if got, ok := parseDashed([]byte(Dashed(addr))); !ok || got != addr {
 				t.Fatalf("%v: %q is read as %v, %v", addr, Dashed(addr), got, ok)
 			}
@@ -81,7 +84,7 @@ func TestAddressLikeHostname(t *testing.T) {
 
 // TestEveryEndpointHasItsName looks all of a big store's up, by name and by address.
 func TestEveryEndpointHasItsName(t *testing.T) {
-	z := plan(t, bigStore(100), Options{})
+	z := plan(t, bigStore(100), Options{Zones: []string{"cluster.local", "x", "a.longer.cluster.local"}})
 	for i := range 1000 {
 		addr := netip.AddrFrom4([4]byte{20 + byte(i>>24), byte(i >> 16), byte(i >> 8), byte(i)})
 		text := fmt.Sprintf("%s.service-%d.ns-%d.svc.cluster.local", Dashed(addr), i/10, i/10%100)

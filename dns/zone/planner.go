@@ -20,7 +20,12 @@ const typeEndpointPTR = 0xff00
 const (
 	typeDashedA    = 0xff01
 	typeDashedAAAA = 0xff02
+	// typeDashedPTR keeps the PTR records that lead to such names, with no more
+	// than the labels of the Service and its namespace in them.
+	typeDashedPTR = 0xff03
 )
+
+const svcLabel = "\x03svc"
 
 // Finding is what is wrong with a Service as far as DNS goes. An empty Reason
 // means that what was wrong before is not any more.

@@ -40,10 +40,13 @@ func (z *Zone) WriteTo(w io.Writer) (int64, error) {
 			if typ == typeDashedA || typ == typeDashedAAAA {
 				continue
 			}
-			if typ == typeEndpointPTR {
-				if _, n := e.get(wire.TypePTR); n > 0 {
+			if typ == typeEndpointPTR || typ == typeDashedPTR {
+				_, services := e.get(wire.TypePTR)
+				_, first := e.get(typeEndpointPTR)
+				if services > 0 || typ == typeDashedPTR && first > 0 {
 					continue
 				}
+				rrs, _ = z.endpointPointers(e)
 			}
 			if err := writeRecords(out, e.name(), rrs); err != nil {
 				return out.n, err

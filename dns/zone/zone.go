@@ -98,7 +98,7 @@ func (z *Zone) Serial() uint32 { return z.serial }
 func (z *Zone) Len() int { return z.tree.size }
 
 // Lookup finds the records of a name, in wire form and lower case. It allocates
-// only for names of verified Pods.
+// only for names of verified Pods, and for addresses of endpoints.
 func (z *Zone) Lookup(name []byte, typ uint16) Answer {
 	var top *apex
 	for i := range z.apexes {
@@ -133,7 +133,7 @@ func (z *Zone) Lookup(name []byte, typ uint16) Answer {
 func (z *Zone) lookupEntry(a *Answer, e *entry, name []byte, typ uint16) {
 	a.Status = NoData
 	switch {
-	case typ >= typeEndpointPTR && typ <= typeDashedAAAA: // no records that a client may see
+	case typ >= typeEndpointPTR && typ <= typeDashedPTR: // no records that a client may see
 		return
 	case typ == wire.TypeSOA && len(name) == a.Apex:
 		a.Status, a.Records, a.Count = Success, a.SOA, 1
@@ -143,7 +143,7 @@ func (z *Zone) lookupEntry(a *Answer, e *entry, name []byte, typ uint16) {
 		if a.Count > 0 { // a Service's address has one name
 			a.Records, a.Count = a.Records[:wire.PackedLen(a.Records)], 1
 		} else {
-			a.Records, a.Count = e.get(typeEndpointPTR)
+			a.Records, a.Count = z.endpointPointers(e)
 		}
 	default:
 		a.Records, a.Count = e.get(typ)
