@@ -107,6 +107,7 @@ type Pod struct {
 	HostNetwork    bool
 	Ready          bool
 	Terminated     bool // phase Succeeded or Failed
+	Deleting       bool // its address may soon be another's
 	Ports          []ContainerPort
 }
 

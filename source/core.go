@@ -22,6 +22,7 @@ func convertPod(in *corev1.Pod, f *findings) []Value {
 		Subdomain:      intern(in.Spec.Subdomain),
 		HostNetwork:    in.Spec.HostNetwork,
 		Terminated:     in.Status.Phase == corev1.PodSucceeded || in.Status.Phase == corev1.PodFailed,
+		Deleting:       in.DeletionTimestamp != nil,
 	}
 	if p.ServiceAccount == "" {
 		p.ServiceAccount = "default"
