@@ -11,7 +11,13 @@
 //
 // A Service's backends fill its numbered slots, a backend of weight w as many
 // as w; the chain that its verdict goes to chooses among so many. Everything is
-// done in chains of type nat, which only see the first packet of a connection.
+// done in chains of type nat, which only see the first packet of a connection;
+// only where packets are to be counted, chains of type filter see all.
+//
+// What no rule of anybody's has translated meets the chain unserved: unknown
+// ports of ClusterIPs are refused, and addresses of the ranges of ClusterIPs
+// that no Service has are dropped before connection tracking remembers them. A
+// flow that was there before its rules is not ours to end.
 //
 // A change is one transaction. Slots that are not used any more are removed a
 // moment after nothing points at them, because a packet may have read the old
