@@ -24,8 +24,6 @@ type change struct {
 	addresses map[netip.Addr]map[elementKey]string
 	marks     []markKey // those that frontends may have lost
 	whole     bool      // the rules of all chains are written anew
-	// local has addresses of the machine itself that came or went.
-	local map[netip.Addr]bool
 }
 
 func newChange(e *Engine) *change {
@@ -88,6 +86,9 @@ func (c *change) commit(ctx context.Context) error {
 			}
 		}
 	}
+	if err := c.retireServers(ids); err != nil {
+		return err
+	}
 	if err := c.lookLocal(); err != nil {
 		return err
 	}
@@ -111,7 +112,7 @@ func (c *change) commit(ctx context.Context) error {
 	}
 	for _, id := range ids {
 		if old := c.servers[id]; old != nil && e.has(id.family) {
-			if err := e.retire(id, old, e.servers[id]); err != nil {
+			if err := e.shrink(id, old, e.servers[id]); err != nil {
 				return err
 			}
 		}
@@ -181,15 +182,71 @@ func (e *Engine) putServer(id serverID, old, now *server) error {
 	return nil
 }
 
-// retire takes away the destinations that a virtual server should not have any
-// more, or the server itself.
-func (e *Engine) retire(id serverID, old, now *server) error {
-	if now == nil {
-		delete(e.draining, id)
-		if err := e.kernel.deleteServer(id); err != nil && !missingObject(err) {
+// retireServers finds out which of the virtual servers that nobody needs any more
+// have connections, and keeps what these need. A server that is needed again is
+// not retired.
+func (c *change) retireServers(ids []serverID) error {
+	e := c.engine
+	for _, id := range ids {
+		if e.servers[id] != nil {
+			if s := e.retired[id]; s != nil {
+				delete(e.retired, id)
+				e.release(s, c)
+			}
+			continue
+		}
+		if c.servers[id] == nil || !e.has(id.family) {
+			continue
+		}
+		if err := e.retire(id, c); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// retire keeps a virtual server for its connections, if it has some that can end.
+func (e *Engine) retire(id serverID, c *change) error {
+	if id.protocol == proxy.UDP || id.protocol == 0 || e.options.DrainTimeout < 0 || e.retired[id] != nil {
 		return nil
+	}
+	list, err := e.kernel.destinations(id)
+	if missingObject(err) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	busy := false
+	for _, d := range list {
+		busy = busy || d.connections > 0
+	}
+	if !busy {
+		return nil
+	}
+	for d := range list {
+		if err := e.drain(id, &server{}, d); err != nil {
+			return err
+		}
+	}
+	s := &serviceState{elements: map[elementKey]string{}, addresses: map[netip.Addr]bool{}}
+	if id.mark != 0 {
+		s.elements[elementKey{place{id.family, setServerMarks}, markData(id.mark)}] = ""
+	} else if a := id.addr.Addr(); !e.local[a] {
+		s.addresses[a] = true
+	}
+	e.retired[id] = s
+	e.acquire(s, c)
+	return nil
+}
+
+// shrink takes away the destinations that a virtual server should not have any
+// more, or the server itself.
+func (e *Engine) shrink(id serverID, old, now *server) error {
+	if now == nil {
+		if e.retired[id] != nil {
+			return nil
+		}
+		return e.deleteServer(id)
 	}
 	for _, d := range old.destinations() {
 		if _, ok := now.weights[d]; !ok {
@@ -205,6 +262,14 @@ func (e *Engine) retire(id serverID, old, now *server) error {
 				return err
 			}
 		}
+	}
+	return nil
+}
+
+func (e *Engine) deleteServer(id serverID) error {
+	delete(e.draining, id)
+	if err := e.kernel.deleteServer(id); err != nil && !missingObject(err) {
+		return err
 	}
 	return nil
 }
@@ -248,7 +313,8 @@ func (e *Engine) drained(id serverID, d netip.AddrPort) {
 func (e *Engine) freeMarks(keys []markKey) {
 	for _, k := range keys {
 		mark := e.compiler.marks.byKey[k]
-		if e.servers[serverID{family: k.frontend.Family, protocol: k.frontend.Protocol, mark: mark}] == nil {
+		id := serverID{family: k.frontend.Family, protocol: k.frontend.Protocol, mark: mark}
+		if e.servers[id] == nil && e.retired[id] == nil {
 			e.compiler.marks.release(k)
 		}
 	}

@@ -19,6 +19,9 @@ type serviceState struct {
 	chains    map[chainKey]chainSpec
 	marks     []markKey
 	problems  []proxy.Problem
+	plan      *proxy.Service
+	// local tells that there are servers with the machine's own addresses.
+	local bool
 }
 
 // compiler turns the plan of a Service into what the kernel needs to have.
@@ -26,6 +29,8 @@ type compiler struct {
 	scheduler string // for Services that ask for none
 	available func(scheduler string) bool
 	marks     *marks
+	// local are the machine's addresses that NodePorts answer on.
+	local func(proxy.Family) []netip.Addr
 }
 
 // compile returns nil for the plan of a Service that is gone.
@@ -33,7 +38,7 @@ func (c *compiler) compile(s *proxy.Service) *serviceState {
 	if s == nil {
 		return nil
 	}
-	out := &serviceState{servers: map[serverID]*server{}, elements: map[elementKey]string{}, addresses: map[netip.Addr]bool{}, chains: map[chainKey]chainSpec{}}
+	out := &serviceState{servers: map[serverID]*server{}, elements: map[elementKey]string{}, addresses: map[netip.Addr]bool{}, chains: map[chainKey]chainSpec{}, plan: s}
 	scheduler := c.choose(s, out)
 	for _, p := range s.Ports {
 		for i := range p.Frontends {
@@ -72,61 +77,84 @@ func (s *serviceState) problem(reason, message string) {
 // frontend adds what a frontend needs.
 func (c *compiler) frontend(p *proxy.Port, f *proxy.Frontend, scheduler string, out *serviceState) {
 	key := f.Key(p)
-	spec := chainSpec{nodePort: f.Kind == proxy.NodePort, inside: f.Inside, outside: f.Outside, masquerade: f.Masquerade, sources: f.Sources != nil}
+	spec := chainSpec{nodePort: f.Kind == proxy.NodePort, inside: target{f.Inside, false}, outside: target{f.Outside, false},
+		masquerade: f.Masquerade, sources: f.Sources != nil}
 	if f.Inside == proxy.Reject && f.Outside == proxy.Reject {
 		spec.sources = false
 	}
-	if f.Kind == proxy.NodePort {
-		if mark := c.mark(markKey{key, false}, p, f, scheduler, setNodePortMarks, out); mark == 0 {
-			return
+	differ := f.Inside != f.Outside
+	// Of a server with a mark, the kernel's persistence does not translate ports,
+	// so those with affinity are by address: from outside, where the others have
+	// another set. These stay with a destination as the client's address has it.
+	spec.inside.marked = spec.nodePort && p.Affinity == 0 || differ && p.Affinity > 0
+	spec.outside.marked = p.Affinity == 0 && (spec.nodePort || differ)
+	byAddress := f.Inside
+	if spec.inside.marked {
+		byAddress = f.Outside
+	}
+	if spec.inside.marked && !c.mark(markKey{key, false}, p, f, scheduler, spec.marks(false), out) {
+		return
+	}
+	if spec.outside.marked && differ && !c.mark(markKey{key, true}, p, f, scheduler, spec.marks(true), out) {
+		return
+	}
+	switch {
+	case spec.inside.marked && spec.outside.marked:
+	case spec.nodePort:
+		out.local = true
+		for _, a := range c.local(p.Family) {
+			out.servers[serverID{family: p.Family, protocol: p.Protocol, addr: netip.AddrPortFrom(a, f.Port)}] = newServer(p, key, byAddress, scheduler)
 		}
-		if f.Inside != f.Outside && c.mark(markKey{key, true}, p, f, scheduler, setNodePortOutsideMarks, out) == 0 {
-			return
-		}
-	} else {
-		if f.Inside != f.Outside && c.mark(markKey{key, true}, p, f, scheduler, setMarks, out) == 0 {
-			return
-		}
-		id := serverID{family: p.Family, protocol: p.Protocol, addr: netip.AddrPortFrom(f.Addr, f.Port)}
-		out.servers[id] = newServer(p, key, f.Inside, scheduler)
+	default:
+		out.servers[serverID{family: p.Family, protocol: p.Protocol, addr: netip.AddrPortFrom(f.Addr, f.Port)}] = newServer(p, key, byAddress, scheduler)
 		out.addresses[f.Addr] = out.addresses[f.Addr] || f.Kind != proxy.ClusterIP
 	}
+	out.lead(p, f, key, spec)
+}
+
+// lead adds the elements that lead the packets of a frontend to a chain.
+func (s *serviceState) lead(p *proxy.Port, f *proxy.Frontend, key proxy.FrontendKey, spec chainSpec) {
 	verdict := spec.verdict()
 	set := setServices
-	if f.Kind == proxy.NodePort {
+	if spec.nodePort {
 		set = setNodePorts
 	}
-	out.elements[elementKey{place{p.Family, set}, frontendKey(key)}] = verdict
+	s.elements[elementKey{place{p.Family, set}, frontendKey(key)}] = verdict
 	if isChain(verdict) {
 		for _, ch := range spec.chains() {
 			if name := ch.verdict(); isChain(name) {
-				out.chains[chainKey{p.Family, name}] = ch
+				s.chains[chainKey{p.Family, name}] = ch
 			}
 		}
 	}
-	if spec.sources {
-		prefix := frontendKey(key)
-		for _, r := range outermost(f.Sources, p.Family) {
-			first, last := bounds(r)
-			k := prefix + string(first.AsSlice()) + prefix + string(last.AsSlice())
-			out.elements[elementKey{place{p.Family, setSources}, k}] = ""
-		}
+	if !spec.sources {
+		return
+	}
+	prefix := frontendKey(key)
+	for _, r := range outermost(f.Sources, p.Family) {
+		first, last := bounds(r)
+		k := prefix + string(first.AsSlice()) + prefix + string(last.AsSlice())
+		s.elements[elementKey{place{p.Family, setSources}, k}] = ""
 	}
 }
 
-// mark adds the virtual server with a mark of a frontend. 0: there are no more.
-func (c *compiler) mark(k markKey, p *proxy.Port, f *proxy.Frontend, scheduler string, set setID, out *serviceState) uint32 {
+// mark adds the virtual server with a mark of a frontend, if there is one left.
+func (c *compiler) mark(k markKey, p *proxy.Port, f *proxy.Frontend, scheduler string, set setID, out *serviceState) bool {
 	mark := c.marks.of(k)
 	if mark == 0 {
 		out.problem("NoMarks", "there are no firewall marks left for "+k.frontend.String()+", which is not served; allow more bits")
-		return 0
+		return false
 	}
 	out.marks = append(out.marks, k)
 	action := f.Inside
 	if k.outside {
 		action = f.Outside
 	}
-	out.servers[serverID{family: p.Family, protocol: p.Protocol, mark: mark}] = newServer(p, k.frontend, action, scheduler)
+	s := newServer(p, k.frontend, action, scheduler)
+	if s.flags&flagPersistent != 0 {
+		s.settings = settings{scheduler: c.hash(), flags: flagFallback}
+	}
+	out.servers[serverID{family: p.Family, protocol: p.Protocol, mark: mark}] = s
 	data := markData(mark)
 	out.elements[elementKey{place{p.Family, set}, frontendKey(k.frontend)}] = data
 	out.elements[elementKey{place{p.Family, setServerMarks}, data}] = ""
@@ -134,7 +162,15 @@ func (c *compiler) mark(k markKey, p *proxy.Port, f *proxy.Frontend, scheduler s
 	if f.Masquerade == proxy.MasqueradeAlways || f.Masquerade == proxy.MasqueradeOffCluster {
 		out.elements[elementKey{place{p.Family, setMasqueradeMarks}, data}] = ""
 	}
-	return mark
+	return true
+}
+
+// hash returns the scheduler that chooses by the client's address.
+func (c *compiler) hash() string {
+	if c.available("mh") { // since Linux 4.18
+		return "mh"
+	}
+	return "sh"
 }
 
 // newServer returns the virtual server for an action.
@@ -170,6 +206,9 @@ func (s *serviceState) hairpins(p *proxy.Port) {
 // serves reports whether the endpoint of a destination that takes no more
 // connections still serves its old ones.
 func (s *server) serves(d netip.AddrPort) bool {
+	if s == nil {
+		return false
+	}
 	_, ok := slices.BinarySearchFunc(s.established, d, netip.AddrPort.Compare)
 	return ok
 }

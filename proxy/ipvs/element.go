@@ -54,7 +54,7 @@ type setSpec struct {
 var specs = [setCount]setSpec{
 	setServices:             {name: "services", key: []fieldKind{address, protocolField, portField}, verdict: true},
 	setNodePorts:            {name: "nodeports", key: []fieldKind{protocolField, portField}, verdict: true},
-	setMarks:                {name: "outside-marks", key: []fieldKind{address, protocolField, portField}, mark: true},
+	setMarks:                {name: "address-marks", key: []fieldKind{address, protocolField, portField}, mark: true},
 	setNodePortMarks:        {name: "nodeport-marks", key: []fieldKind{protocolField, portField}, mark: true},
 	setNodePortOutsideMarks: {name: "nodeport-outside-marks", key: []fieldKind{protocolField, portField}, mark: true},
 	setServerMarks:          {name: "server-marks", key: []fieldKind{markField}},

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,6 +45,9 @@ type Engine struct {
 	// draining are destinations that were taken away, with the time until which
 	// they may keep their connections.
 	draining map[serverID]map[netip.AddrPort]time.Time
+	// retired are virtual servers that no frontend needs, with what they still
+	// need for the sake of old connections.
+	retired map[serverID]*serviceState
 
 	// budget is how many bytes a transaction should have.
 	budget int
@@ -86,7 +90,7 @@ func newEngine(k kernel, f filter, o Options) *Engine {
 func (e *Engine) reset() {
 	e.valid = false
 	e.schedulers = map[string]bool{}
-	e.compiler = compiler{scheduler: e.options.Scheduler, available: e.available, marks: newMarks(e.options.Marks)}
+	e.compiler = compiler{scheduler: e.options.Scheduler, available: e.available, marks: newMarks(e.options.Marks), local: e.nodePortAddresses}
 	e.services = map[model.Name]*serviceState{}
 	e.servers = map[serverID]*server{}
 	e.elements = map[elementKey]*shared{}
@@ -94,6 +98,7 @@ func (e *Engine) reset() {
 	e.addresses = map[netip.Addr]*claims{}
 	e.local = map[netip.Addr]bool{}
 	e.draining = map[serverID]map[netip.AddrPort]time.Time{}
+	e.retired = map[serverID]*serviceState{}
 	e.frontends.Lock()
 	defer e.frontends.Unlock()
 	e.frontends.of = map[serverID]proxy.FrontendKey{}
@@ -135,7 +140,7 @@ func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
 	for k, data := range found.tables.elements {
 		e.keepMark(k, data)
 	}
-	e.node = plan.Node
+	e.node, e.local = plan.Node, found.bound.others
 	for s := range plan.Services() {
 		state := e.compiler.compile(s)
 		e.services[s.Name] = state
@@ -192,13 +197,39 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 			delete(e.services, s.Name)
 		}
 	}
-	c.changeNode(changes.New.Node)
+	if c.changeNode(changes.New.Node); !slices.Equal(changes.Old.Node.NodePorts, changes.New.Node.NodePorts) {
+		e.recompileLocal(c)
+	}
 	if err := c.commit(ctx); err != nil {
 		return err
 	}
 	e.publish(maps.Keys(c.servers))
 	e.valid = true
 	return nil
+}
+
+// nodePortAddresses returns the machine's addresses that NodePorts answer on.
+func (e *Engine) nodePortAddresses(family proxy.Family) []netip.Addr {
+	networks := outermost(e.node.NodePorts, family)
+	var out []netip.Addr
+	for a := range e.local {
+		if proxy.FamilyOf(a) == family && !a.IsLoopback() && (len(networks) == 0 ||
+			slices.ContainsFunc(networks, func(p netip.Prefix) bool { return p.Contains(a) })) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// recompileLocal makes the Services that depend on the machine's addresses anew.
+func (e *Engine) recompileLocal(c *change) {
+	for name, s := range e.services {
+		if s.local {
+			e.release(s, c)
+			e.services[name] = e.compiler.compile(s.plan)
+			e.acquire(e.services[name], c)
+		}
+	}
 }
 
 // acquire adds what a Service needs to what the kernel is to have. The change

@@ -189,8 +189,8 @@ func (e *Engine) try(family proxy.Family) error {
 		return err
 	}
 	for _, c := range []chainSpec{
-		{inside: proxy.ToCluster, outside: proxy.ToLocal, sources: true, masquerade: proxy.MasqueradeAlways},
-		{nodePort: true, inside: proxy.ToCluster, outside: proxy.ToLocal},
+		{inside: target{proxy.ToCluster, false}, outside: target{proxy.ToLocal, true}, sources: true, masquerade: proxy.MasqueradeAlways},
+		{nodePort: true, inside: target{proxy.ToCluster, true}, outside: target{proxy.ToLocal, true}},
 	} {
 		all := c.chains()
 		for i := range all {

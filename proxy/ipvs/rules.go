@@ -24,29 +24,52 @@ const (
 // ones share a chain.
 type chainSpec struct {
 	nodePort        bool
-	inside, outside proxy.Action
+	inside, outside target
 	masquerade      proxy.Masquerade
 	sources         bool // only those in the set of sources
 }
 
+// target is where connections go: what is to be done, and whether it is the
+// virtual server with the frontend's mark that does it, or the one with its
+// address.
+type target struct {
+	action proxy.Action
+	marked bool
+}
+
+// serves reports whether there is a virtual server to do it.
+func (t target) serves() bool { return t.action == proxy.ToCluster || t.action == proxy.ToLocal }
+
+const markedPrefix = "marked-"
+
+func (t target) name() string {
+	if t.marked && t.serves() {
+		return markedPrefix + t.action.String()
+	}
+	return t.action.String()
+}
+
+// refusal is the verdict of a target that does not serve.
+func (t target) refusal() string {
+	if t.action == proxy.Reject {
+		return chainRefuse
+	}
+	return verdictDrop
+}
+
 // verdict returns where a frontend's packets go: to a chain, or to a verdict.
 func (c chainSpec) verdict() string {
-	if c.inside == c.outside && !c.sources {
-		switch c.inside {
-		case proxy.Reject:
-			return chainRefuse
-		case proxy.Drop:
-			return verdictDrop
-		}
+	if c.inside == c.outside && !c.sources && !c.inside.serves() {
+		return c.inside.refusal()
 	}
 	var b strings.Builder
 	if c.nodePort {
 		b.WriteString("nodeport-")
 	}
 	b.WriteString([...]string{"service-", "external-local-", "external-"}[c.masquerade])
-	b.WriteString(c.inside.String())
+	b.WriteString(c.inside.name())
 	if c.inside != c.outside {
-		b.WriteString("-else-" + c.outside.String())
+		b.WriteString("-else-" + c.outside.name())
 	}
 	if c.sources {
 		b.WriteString("-sources")
@@ -75,7 +98,7 @@ func parseChain(name string) (chainSpec, bool) {
 	name, c.nodePort = strings.CutPrefix(name, "nodeport-")
 	var ok bool
 	switch {
-	case strings.HasPrefix(name, "external-local-"):
+	case strings.HasPrefix(name, "external-local-") && !strings.HasPrefix(name, "external-local-else-"):
 		c.masquerade, name = proxy.MasqueradeFromNode, strings.TrimPrefix(name, "external-local-")
 	case strings.HasPrefix(name, "external-"):
 		c.masquerade, name = proxy.MasqueradeAlways, strings.TrimPrefix(name, "external-")
@@ -90,9 +113,15 @@ func parseChain(name string) (chainSpec, bool) {
 		outside = inside
 	}
 	var okay bool
-	c.inside, ok = parseAction(inside)
-	c.outside, okay = parseAction(outside)
+	c.inside, ok = parseTarget(inside)
+	c.outside, okay = parseTarget(outside)
 	return c, ok && okay
+}
+
+func parseTarget(name string) (target, bool) {
+	name, marked := strings.CutPrefix(name, markedPrefix)
+	a, ok := parseAction(name)
+	return target{a, marked}, ok
 }
 
 func parseAction(name string) (proxy.Action, bool) {
@@ -127,24 +156,20 @@ func (r rules) frontend(c chainSpec) []rule {
 		inside := c.chains()[1].verdict()
 		out = append(out, r.fromPods(inside)...)
 		out = append(out, append(r.local(true), to(inside)))
-		switch {
-		case c.outside != proxy.ToCluster && c.outside != proxy.ToLocal:
-			return append(out, rule{to(verdictOf(c.outside))})
-		case c.nodePort:
-			return append(out, append(r.mark(setNodePortOutsideMarks), to(verdictAccept)))
-		}
-		return append(out, append(r.mark(setMarks), to(verdictAccept)))
-	}
-	if c.inside != proxy.ToCluster && c.inside != proxy.ToLocal {
-		return append(out, rule{to(verdictOf(c.inside))})
-	}
-	if c.nodePort {
-		// The mark says whether to masquerade, in postrouting.
-		return append(out, append(r.mark(setNodePortMarks), to(verdictAccept)))
 	}
 	switch {
+	case !c.outside.serves():
+		return append(out, rule{to(c.outside.refusal())})
+	case c.outside.marked:
+		// The mark says whether to masquerade, in postrouting.
+		return append(out, append(r.mark(c.marks(c.inside != c.outside)), to(verdictAccept)))
 	case c.masquerade == proxy.MasqueradeAlways:
 		out = append(out, r.markMasquerade())
+	case c.inside != c.outside:
+		// From outside is from neither a Pod nor this node.
+		if c.masquerade == proxy.MasqueradeOffCluster && r.knowsPods {
+			out = append(out, r.markMasquerade())
+		}
 	case c.masquerade == proxy.MasqueradeFromNode:
 		out = append(out, append(r.local(true), r.markMasquerade()...))
 	case !r.knowsPods:
@@ -158,11 +183,15 @@ func (r rules) frontend(c chainSpec) []rule {
 	return append(out, rule{to(verdictAccept)})
 }
 
-func verdictOf(a proxy.Action) string {
-	if a == proxy.Reject {
-		return chainRefuse
+// marks returns the map that has the marks of the chain's frontends.
+func (c chainSpec) marks(outside bool) setID {
+	switch {
+	case !c.nodePort:
+		return setMarks
+	case outside:
+		return setNodePortOutsideMarks
 	}
-	return verdictDrop
+	return setNodePortMarks
 }
 
 // fromPods returns the rules for packets of Pods.
@@ -348,15 +377,22 @@ func (r rules) postrouting() []rule {
 
 // refuse returns the rules that reject: TCP by a reset, because the kernel limits
 // how many ICMP errors a peer gets, to about one a second, and everything else
-// by ICMP port unreachable.
+// by ICMP port unreachable. What this node sends to itself is not limited, and a
+// reset would not reach it on older kernels.
 func (r rules) refuse() []rule {
 	code := uint8(3) // ICMP_PORT_UNREACH
 	if r.family == proxy.IPv6 {
 		code = 4 // ICMPV6_PORT_UNREACH
 	}
+	unreachable := &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code}
 	return []rule{
+		{
+			&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register(0)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: append([]byte("lo"), make([]byte, 14)...)},
+			unreachable,
+		},
 		append(transport(expr.CmpOpEq, byte(proxy.TCP)), &expr.Reject{Type: unix.NFT_REJECT_TCP_RST}),
-		{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code}},
+		{unreachable},
 	}
 }
 

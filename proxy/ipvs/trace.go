@@ -136,22 +136,17 @@ func (t *tracer) chain(key proxy.FrontendKey, verdict string) error {
 		return nil
 	}
 	outside := spec.inside != spec.outside && !t.d.Inside
-	if t.out.Action = spec.inside; outside {
-		t.out.Action = spec.outside
+	goal := spec.inside
+	if outside {
+		goal = spec.outside
 	}
-	if t.out.Action != proxy.ToCluster && t.out.Action != proxy.ToLocal {
+	if t.out.Action = goal.action; !goal.serves() {
 		return nil
 	}
-	id := serverID{family: t.family, protocol: key.Protocol, addr: netip.AddrPortFrom(key.Addr, key.Port)}
+	id := serverID{family: t.family, protocol: key.Protocol, addr: t.d.Destination}
 	always := spec.masquerade == proxy.MasqueradeAlways
-	if spec.nodePort || outside {
-		set := setMarks
-		switch {
-		case spec.nodePort && outside:
-			set = setNodePortOutsideMarks
-		case spec.nodePort:
-			set = setNodePortMarks
-		}
+	if goal.marked {
+		set := spec.marks(outside)
 		data, ok := t.data(set, frontendKey(key))
 		if !ok || len(data) != 4 {
 			return nil

@@ -75,7 +75,21 @@ func (f *found) mine(id serverID, exclude []netip.Prefix) bool {
 		return ok
 	}
 	a := id.addr.Addr()
-	return f.bound.ours[a] && !slices.ContainsFunc(exclude, func(p netip.Prefix) bool { return p.Contains(a) })
+	if slices.ContainsFunc(exclude, func(p netip.Prefix) bool { return p.Contains(a) }) {
+		return false
+	}
+	if f.bound.ours[a] {
+		return true
+	}
+	// Those of NodePorts with affinity, and of external addresses that the
+	// machine has anyway.
+	key := proxy.FrontendKey{Addr: a, Family: id.family, Protocol: id.protocol, Port: id.addr.Port()}
+	if _, ok := f.tables.elements[elementKey{place{id.family, setServices}, frontendKey(key)}]; ok {
+		return true
+	}
+	key.Addr = netip.Addr{}
+	_, ok := f.tables.elements[elementKey{place{id.family, setNodePorts}, frontendKey(key)}]
+	return ok && f.bound.others[a]
 }
 
 // reconcile makes the kernel match what the engine wants, given what it has.
@@ -98,7 +112,14 @@ func (e *Engine) reconcile(ctx context.Context, f *found) error {
 			extra[id] = more
 		}
 	}
-	e.local = f.bound.others
+	for id := range f.servers {
+		if known := e.known(id); !wanted[id] && f.mine(id, e.options.ExcludeCIDRs) {
+			if err := e.retire(known, nil); err != nil {
+				return err
+			}
+			wanted[id] = e.retired[known] != nil
+		}
+	}
 	want := map[netip.Addr]bool{}
 	for _, a := range slices.SortedFunc(maps.Keys(e.addresses), netip.Addr.Compare) {
 		if e.addressElements(a) == nil || !e.has(proxy.FamilyOf(a)) {
@@ -136,6 +157,14 @@ func (e *Engine) reconcile(ctx context.Context, f *found) error {
 		}
 	}
 	return nil
+}
+
+// known returns a server that the kernel has with the protocol of its frontend.
+func (e *Engine) known(id serverID) serverID {
+	if id.mark != 0 {
+		id.protocol = e.compiler.marks.taken[id.mark].frontend.Protocol
+	}
+	return id
 }
 
 // reconcileServer makes one virtual server as it should be, and returns the
@@ -265,9 +294,14 @@ func (e *Engine) verify(ctx context.Context) (bool, error) {
 		if err := e.kernel.prepare(); err != nil {
 			return false, err
 		}
+		if !maps.Equal(e.local, f.bound.others) {
+			e.local = f.bound.others
+			e.recompileLocal(nil)
+		}
 		if err := e.reconcile(ctx, f); err != nil {
 			return true, err
 		}
+		e.publish(maps.Keys(e.servers))
 	}
 	if e.drift.rules == nil {
 		rules := map[chainKey]uint64{}
@@ -278,7 +312,7 @@ func (e *Engine) verify(ctx context.Context) (bool, error) {
 		}
 		e.drift.rules = rules
 	}
-	if err := e.finishDrains(time.Now()); err != nil {
+	if err := e.finishDrains(ctx, time.Now()); err != nil {
 		return !same, err
 	}
 	return !same, e.collect(ctx)
@@ -329,8 +363,12 @@ func (e *Engine) sameKernel() (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if !maps.Equal(b.others, e.local) {
+		// Somebody gave the machine an address or took one. That is no drift.
+		return e.moved(b.others)
+	}
 	for a := range e.addresses {
-		if b.others[a] != e.local[a] || !e.local[a] && e.has(proxy.FamilyOf(a)) && !b.ours[a] {
+		if !e.local[a] && e.has(proxy.FamilyOf(a)) && !b.ours[a] {
 			return false, nil
 		}
 	}
@@ -377,7 +415,7 @@ func (e *Engine) sameDestinations() (bool, error) {
 
 // finishDrains removes destinations that were taken away, when their connections
 // have ended or their time has come.
-func (e *Engine) finishDrains(now time.Time) error {
+func (e *Engine) finishDrains(ctx context.Context, now time.Time) error {
 	for id, drains := range maps.Clone(e.draining) {
 		list, err := e.kernel.destinations(id)
 		if err != nil {
@@ -394,7 +432,38 @@ func (e *Engine) finishDrains(now time.Time) error {
 			}
 		}
 	}
-	return nil
+	c := newChange(e)
+	for id, s := range e.retired {
+		if len(e.draining[id]) > 0 {
+			continue
+		}
+		delete(e.retired, id)
+		e.release(s, c)
+		if id.mark != 0 {
+			c.marks = append(c.marks, e.compiler.marks.taken[id.mark])
+		}
+		if err := e.deleteServer(id); err != nil {
+			return err
+		}
+	}
+	return c.commit(ctx)
+}
+
+// moved takes up the machine's new addresses.
+func (e *Engine) moved(local map[netip.Addr]bool) (bool, error) {
+	c := newChange(e)
+	for a := range e.addresses {
+		if local[a] != e.local[a] {
+			c.touchAddress(a)
+		}
+	}
+	e.local = local
+	e.recompileLocal(c)
+	if err := c.commit(context.Background()); err != nil {
+		return false, err
+	}
+	e.publish(maps.Keys(c.servers))
+	return true, nil
 }
 
 // collect removes the chains that no frontend goes to any more. A packet may be
