@@ -143,7 +143,7 @@ func TestEveryField(t *testing.T) {
 			if len(notes) != 1 || notes[0].Field != name || !strings.Contains(notes[0].Why, c.note) {
 				t.Errorf("notes %v, want one on %s that says %q", notes, name, c.note)
 			}
-			if diff := cmp.Diff(plain, out, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{})); diff != "" {
+			if diff := cmp.Diff(plain, out, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{}, netip.Addr{})); diff != "" {
 				t.Errorf("what has no meaning changed the configuration:\n%s", diff)
 			}
 		})
@@ -181,7 +181,7 @@ func TestKubeadm(t *testing.T) {
 	want.Proxy.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}
 	want.Proxy.NodePortAddresses = []string{"all", "localhost"}
 	want.Proxy.DetectLocal.Mode = "ClusterCIDR"
-	if diff := cmp.Diff(want, c, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{})); diff != "" {
+	if diff := cmp.Diff(want, c, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{}, netip.Addr{})); diff != "" {
 		t.Error(diff)
 	}
 }
