@@ -40,7 +40,7 @@ type commands struct {
 }
 
 // lockSeconds is how long iptables waits for its lock.
-const lockSeconds = 5
+const lockSeconds = 2
 
 func (c *commands) restore(ctx context.Context, f proxy.Family, text []byte) error {
 	do := func() error {
@@ -174,8 +174,8 @@ func lockHolder(path string) string {
 	return ""
 }
 
-// lockAttempts is how often a step waits for the lock.
-const lockAttempts = 3
+// lockAttempts is how often a step waits for the lock, before somebody is told.
+const lockAttempts = 2
 
 // restore is kernel.restore that has patience with whoever holds the lock.
 func (e *Engine) restore(ctx context.Context, f proxy.Family, text []byte) error {

@@ -58,6 +58,10 @@ var jumps = [...]member{
 	{ref{filter, "OUTPUT"}, "-j " + chainOutput},
 }
 
+// hashLength is that of the hashes in names: they have 80 bits. A chain's name has
+// at most 28 characters.
+const hashLength = 16
+
 // portID is what names of a port's chains depend on.
 type portID struct {
 	service  model.Name
@@ -66,7 +70,10 @@ type portID struct {
 }
 
 // hashed returns the name of a chain: its kind, and a hash of the port and of
-// what else the chain belongs to.
+// what else the chain belongs to. The kinds are SVC, EXT, LBI and NPT for
+// frontends of the four kinds, SVS for sources that may connect, TC and TL to the
+// backends of a traffic policy, TP to a single Pod. A chain leads to those alone
+// whose names sort after its own: see section.text.
 func (id portID) hashed(kind string, more ...[]byte) string {
 	h := sha256.New()
 	for _, part := range append([][]byte{[]byte(kind), []byte(id.service.Namespace), []byte(id.service.Name),
@@ -74,13 +81,12 @@ func (id portID) hashed(kind string, more ...[]byte) string {
 		_, _ = h.Write(part)
 		_, _ = h.Write([]byte{0})
 	}
-	// 80 bits; a chain's name has at most 28 characters.
 	return prefix + kind + "-" + base32.StdEncoding.EncodeToString(h.Sum(nil)[:10])
 }
 
 // endpointName returns the name of an endpoint's chain, and of its list of clients.
 func (id portID) endpointName(a netip.AddrPort) string {
-	return id.hashed("SEP", a.Addr().AsSlice(), binary.BigEndian.AppendUint16(nil, a.Port()))
+	return id.hashed("TP", a.Addr().AsSlice(), binary.BigEndian.AppendUint16(nil, a.Port()))
 }
 
 // hop is a rule on the way to a leaf: it is in the chain, and leads on.

@@ -181,7 +181,7 @@ func (b *portRules) entry(chains []chainText, name string, f *proxy.Frontend) []
 		return append(chains, chainText{name, []string{"-j ACCEPT"}})
 	}
 	if f.Sources != nil {
-		inner := b.id.hashed("SRC", []byte(name))
+		inner := b.id.hashed("SVS", []byte(name))
 		var rules []string
 		for _, s := range f.Sources {
 			if proxy.FamilyOf(s.Addr()) == b.family {
@@ -226,9 +226,9 @@ func (b *portRules) action(a proxy.Action) string {
 		return "ACCEPT"
 	}
 	if a == proxy.ToLocal {
-		return b.id.hashed("LOC")
+		return b.id.hashed("TL")
 	}
-	return b.id.hashed("CLU")
+	return b.id.hashed("TC")
 }
 
 // shared appends the chains of backends that several go to, and those of single
@@ -256,15 +256,7 @@ func (b *portRules) balance(a proxy.Action) []string {
 		mask = " --mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff --rsource "
 	}
 	begin := "-p " + b.proto + " "
-	// Either set has its own memory: a client whose connections to one address
-	// may go to this node's backends alone keeps, at another, the one it has.
-	clients := func(k proxy.Backend) string {
-		name := b.id.endpointName(k.AddrPort)
-		if a == proxy.ToLocal {
-			name += "-LOCAL"
-		}
-		return name + mask
-	}
+	clients := func(k proxy.Backend) string { return b.id.endpointName(k.AddrPort) + mask }
 	if seconds > 0 {
 		for _, k := range backends {
 			rules = append(rules, fmt.Sprintf("%s-m recent --update --seconds %d --reap --name %s%s", begin, seconds, clients(k), b.endpoint(k)))

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // step is what is to be written of one family.
@@ -132,11 +133,17 @@ func (x *section) merge(o section) {
 
 // text appends what iptables-restore reads, in an order that depends on nothing
 // but the content.
+//
+// The nft variant keeps the names of all chains that it has read of in a sorted
+// list, through which it walks for each line (cache_chain_list_insert of its
+// nft-cache.c). So chains come one by one, from the last name to the first: the
+// place in the list is then always near its beginning.
 func (x *section) text(b *bytes.Buffer) {
-	slices.Sort(x.fresh)
-	slices.Sort(x.gone)
-	slices.SortFunc(x.write, func(a, b chainText) int { return cmp.Compare(a.name, b.name) })
-	slices.SortFunc(x.adds, func(a, b touch) int { return compareMembers(a.member, b.member) })
+	descending := func(a, b string) int { return cmp.Compare(b, a) }
+	slices.SortFunc(x.fresh, descending)
+	slices.SortFunc(x.gone, descending)
+	slices.SortFunc(x.write, func(a, b chainText) int { return descending(a.name, b.name) })
+	slices.SortFunc(x.adds, func(a, b touch) int { return compareMembers(b.member, a.member) })
 	slices.SortFunc(x.dels, compareMembers)
 	line := func(parts ...string) {
 		for i, p := range parts {
@@ -148,17 +155,20 @@ func (x *section) text(b *bytes.Buffer) {
 		b.WriteByte('\n')
 	}
 	line("*" + x.table.String())
-	// A chain that is named here is made, or emptied.
-	for _, name := range x.fresh {
+	// A chain that is named here is made, or emptied. What others lead to has to
+	// be there before them.
+	for _, t := range x.write {
+		if !ofService(t.name) {
+			line(":"+t.name, "- [0:0]")
+		}
+	}
+	for _, name := range slices.Concat(x.fresh, x.gone) {
 		line(":"+name, "- [0:0]")
 	}
 	for _, t := range x.write {
-		line(":"+t.name, "- [0:0]")
-	}
-	for _, name := range x.gone {
-		line(":"+name, "- [0:0]")
-	}
-	for _, t := range x.write {
+		if ofService(t.name) {
+			line(":"+t.name, "- [0:0]")
+		}
 		for _, rule := range t.rules {
 			line("-A", t.name, rule)
 		}
@@ -180,6 +190,12 @@ func (x *section) text(b *bytes.Buffer) {
 		line("-X", name)
 	}
 	line("COMMIT")
+}
+
+// ofService reports whether a chain is a port's own: its name ends in a hash.
+func ofService(name string) bool {
+	i := strings.LastIndexByte(name, '-')
+	return len(name)-i-1 == hashLength
 }
 
 func compareMembers(a, b member) int {

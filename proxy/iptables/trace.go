@@ -201,7 +201,7 @@ func (w *walker) target(at ref, r rule, s *way) end {
 	switch r.target {
 	case "ACCEPT":
 		// The chain that asks for the source has another one for those who may.
-		w.refused = slices.ContainsFunc(w.rules(at), func(t string) bool { return strings.Contains(t, "-j "+prefix+"SRC-") })
+		w.refused = slices.ContainsFunc(w.rules(at), func(t string) bool { return strings.Contains(t, "-j "+prefix+"SVS-") })
 		return accepted
 	case "DROP":
 		return dropped

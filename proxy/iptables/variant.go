@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -273,9 +274,10 @@ func unsupported(err error) error {
 	case errors.Is(err, errIncompatible):
 		u.Feature = "another program has put rules of its own into the tables of iptables-nft"
 		u.Remedy = "have them put into a table of their own, see nft list ruleset, or use the legacy variant"
-	case has("Permission denied", "Operation not permitted"), errors.Is(err, unix.EPERM):
+	case has("Permission denied", "Operation not permitted"), errors.Is(err, unix.EPERM),
+		has("nable to initialize", "can't initialize") && powerless():
 		u.Feature, u.Remedy = "the kernel denies access to the packet filter", "run as root, or with the capability CAP_NET_ADMIN in the network namespace"
-	case has("Table does not exist", "can't initialize", "Protocol not supported"):
+	case has("Table does not exist", "nable to initialize", "can't initialize", "Protocol not supported"):
 		u.Feature = "the kernel lacks the tables nat and filter"
 		u.Remedy = "load the modules iptable_nat, iptable_filter, ip6table_nat and ip6table_filter, or, for the nft variant, nf_tables and nft_compat"
 	case has("missing kernel module", "Couldn't load", "No chain/target/match by that name", "not supported"):
@@ -285,4 +287,20 @@ func unsupported(err error) error {
 		return fmt.Errorf("iptables: %w", err)
 	}
 	return u
+}
+
+// powerless reports whether the process lacks CAP_NET_ADMIN, of which the legacy
+// variant says the same as of a missing table.
+func powerless() bool {
+	status, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(status)) {
+		if set, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			bits, err := strconv.ParseUint(strings.TrimSpace(set), 16, 64)
+			return err == nil && bits&(1<<unix.CAP_NET_ADMIN) == 0
+		}
+	}
+	return false
 }

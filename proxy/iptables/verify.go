@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// Looking at everything may take a twentieth of the time, and is done now and
-// then even if nothing seems to have changed.
+// Looking at everything may take a twentieth of the time where something has
+// changed, and a fiftieth where nothing seems to have: the legacy variant does
+// not tell of a rule that took the place of another.
 const (
 	lookShare = 20
-	lookEvery = 2 * time.Minute
+	idleShare = 50
 )
 
 // Verify implements [proxy.Engine]. It lists the tables if somebody may have
@@ -22,7 +23,7 @@ func (e *Engine) Verify(ctx context.Context) (bool, error) {
 	}
 	since := time.Since(e.looked)
 	e.foreign = e.foreign || e.canary.changed()
-	if since < lookShare*e.took || !e.foreign && since < max(lookEvery, 5*lookShare*e.took) {
+	if since < lookShare*e.took || !e.foreign && (e.variant == NFT || since < idleShare*e.took) {
 		return false, nil
 	}
 	e.canary.begin()
