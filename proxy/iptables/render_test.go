@@ -44,7 +44,7 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-// walker plans what a model holds.
+// planned plans what a model holds.
 type planned struct {
 	store   *model.Store
 	watch   *model.Watcher
@@ -114,7 +114,7 @@ func TestGolden(t *testing.T) {
 		s.Ports[0].NodePort = 30080
 	}
 	for name, test := range map[string]struct {
-		cfg   proxy.Config
+		veths bool // Pods are told by their interfaces
 		edit  func(*model.Service)
 		slice *model.EndpointSlice
 		more  []*model.EndpointSlice
@@ -131,7 +131,7 @@ func TestGolden(t *testing.T) {
 		}, slice: slice(1, 2)},
 		"load-balancer":      {edit: load},
 		"load-balancer-none": {edit: load, slice: slice(1)},
-		"everything": {cfg: proxy.Config{PodInterfaces: []string{"veth*"}}, edit: func(s *model.Service) {
+		"everything": {veths: true, edit: func(s *model.Service) {
 			load(s)
 			s.ExternalIPs = []netip.Addr{netip.MustParseAddr("203.0.113.1"), netip.MustParseAddr("203.0.113.17")}
 			s.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
@@ -142,6 +142,9 @@ func TestGolden(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := clusterConfig
+			if test.veths {
+				cfg.DetectLocal, cfg.PodInterfaces = proxy.DetectInterfaceNamePrefix, []string{"veth"}
+			}
 			if test.slice == nil {
 				test.slice = slice(1, 1, 2)
 			}
@@ -153,11 +156,11 @@ func TestGolden(t *testing.T) {
 			})
 			e := &Engine{options: Options{MasqueradeMark: 1 << 14}, random: true, plan: before.New}
 			var text bytes.Buffer
-			var families4 []*family
+			var all []*family
 			for _, f := range families {
 				s := newRuleset(e.renderer(f, &before.New.Node))
 				s.compare(&listing{chains: map[ref][]string{}}, before.New.Services(), nil)
-				families4 = append(families4, &family{Family: f, rules: s})
+				all = append(all, &family{Family: f, rules: s})
 			}
 			changes := p.update(t, func(tx *model.Txn) {
 				model.Services.Put(tx, web(test.edit))
@@ -165,7 +168,7 @@ func TestGolden(t *testing.T) {
 					model.EndpointSlices.Put(tx, s)
 				}
 			})
-			for _, f := range families4 {
+			for _, f := range all {
 				fmt.Fprintf(&text, "# %s\n%s\n# step from two endpoints\n", f.Family, Render(changes.New, f.Family, Options{}))
 				text.Write(e.change(f, before.New, changes).text())
 			}
@@ -238,7 +241,7 @@ func (k *kernelFake) check(t *testing.T, text string) {
 	}
 }
 
-// clone returns what a listing of the kernel would be.
+// listing returns what iptables-save would print.
 func (k *kernelFake) listing() *listing {
 	l := &listing{chains: map[ref][]string{}}
 	for r, rules := range k.chains {
@@ -269,7 +272,7 @@ func TestWalk(t *testing.T) {
 		kernels[f] = &kernelFake{}
 		kernels[f].restore(t, fam.rules.compare(&listing{chains: map[ref][]string{}}, changes.New.Services(), nil).text())
 	}
-	for step := range 600 {
+	for step := range 250 {
 		changes := p.update(t, walk.Step)
 		for _, f := range all {
 			k := kernels[f.Family]

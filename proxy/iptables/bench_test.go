@@ -1,0 +1,72 @@
+package iptables
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/sluicenet/sluice/internal/lab"
+	"github.com/sluicenet/sluice/model"
+	"github.com/sluicenet/sluice/proxy"
+	"github.com/sluicenet/sluice/proxy/internal/proxytest"
+)
+
+func sizes(b *testing.B, f func(b *testing.B, p *planned, e *Engine, plan *proxy.Plan, services int)) {
+	for _, v := range []Variant{NFT, Legacy} {
+		for _, services := range []int{1000, 10000} {
+			b.Run(fmt.Sprintf("variant=%s/services=%d", v, services), func(b *testing.B) {
+				b.Setenv("XTABLES_LOCKFILE", filepath.Join(b.TempDir(), "lock"))
+				node := lab.ForTest(b, lab.Options{}).MustNode("node1")
+				e := newEngine(b, Options{Variant: v, NetNS: node.FD()})
+				p := newPlanned(proxy.Config{})
+				plan := p.update(b, func(tx *model.Txn) { proxytest.Cluster(tx, services, 10) }).New
+				f(b, p, e, plan, services)
+			})
+		}
+	}
+}
+
+// BenchmarkColdStart programs a node from nothing.
+func BenchmarkColdStart(b *testing.B) {
+	sizes(b, func(b *testing.B, _ *planned, e *Engine, plan *proxy.Plan, _ int) {
+		for b.Loop() {
+			b.StopTimer()
+			if err := e.Cleanup(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+			if err := e.Sync(b.Context(), plan); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkTakeOver starts where everything is there already.
+func BenchmarkTakeOver(b *testing.B) {
+	sizes(b, func(b *testing.B, _ *planned, e *Engine, plan *proxy.Plan, _ int) {
+		if err := e.Sync(b.Context(), plan); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			if err := e.Sync(b.Context(), plan); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkOneEndpoint replaces one endpoint, from the model to the kernel.
+func BenchmarkOneEndpoint(b *testing.B) {
+	sizes(b, func(b *testing.B, p *planned, e *Engine, plan *proxy.Plan, services int) {
+		if err := e.Sync(b.Context(), plan); err != nil {
+			b.Fatal(err)
+		}
+		for i := 0; b.Loop(); i++ {
+			changes := p.update(b, func(tx *model.Txn) { model.EndpointSlices.Put(tx, proxytest.Slice(services/2, 10, 1+i%2)) })
+			if err := e.Apply(b.Context(), changes); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
