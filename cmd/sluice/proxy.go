@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -70,7 +71,7 @@ func (p *process) proxy() error {
 		return trace(ctx, current.Load(), kind.name, engine, q)
 	}
 	p.Go(func() error {
-		if err := p.awaitSplits(); err != nil {
+		if err := p.awaitPlan(); err != nil {
 			return errors.Join(err, engine.Close())
 		}
 		err := p.handover.while(p.ctx, func(ctx context.Context) error {
@@ -133,29 +134,40 @@ func (p *process) plannerConfig() (proxy.Config, error) {
 	return out, nil
 }
 
-// splitPatience is how long Services wait for the weights that routes give
-// them. Without routes, as where they may not be read, Services come first.
-const splitPatience = 10 * time.Second
+// patience is how long Services wait, when they are read, for what the plan also
+// depends on. Where that may not be read, Services come first.
+const patience = 10 * time.Second
 
-// awaitSplits waits until the kernel's shares are planned, so that a restart
-// does not take the weights out of force for a moment.
-func (p *process) awaitSplits() error {
+// refining are the kinds without which a plan is usable, but another one: this
+// node's addresses and Pods, the ranges of ClusterIPs, the weights that routes
+// give.
+var refining = []model.KindID{model.KindNode, model.KindServiceCIDR, model.KindSplit}
+
+// awaitPlan waits until the plan can be that of before a restart, which must
+// take nothing out of force for a moment.
+func (p *process) awaitPlan() error {
 	watch := p.store.Watch()
 	defer watch.Stop()
 	ctx := p.ctx
+	var unread []model.KindID
 	for {
 		up, err := watch.Next(ctx)
 		switch {
 		case p.ctx.Err() != nil:
 			return p.ctx.Err()
 		case err != nil:
-			p.log.Warn("Services go without the weights of routes, which are not read yet", "waited", splitPatience)
+			p.log.Warn("Services go without kinds that are not read yet", "kinds", unread, "waited", patience)
 			return nil
-		case up.New.Synced(model.KindService, model.KindEndpointSlice, model.KindSplit):
+		case !up.New.Synced(model.KindService, model.KindEndpointSlice):
+			continue
+		}
+		unread = slices.DeleteFunc(slices.Clone(refining), func(k model.KindID) bool { return up.New.Synced(k) })
+		if len(unread) == 0 {
 			return nil
-		case up.New.Synced(model.KindService, model.KindEndpointSlice) && ctx == p.ctx:
+		}
+		if ctx == p.ctx {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(p.ctx, splitPatience)
+			ctx, cancel = context.WithTimeout(p.ctx, patience)
 			defer cancel()
 		}
 	}
