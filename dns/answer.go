@@ -2,9 +2,11 @@ package dns
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"time"
 
 	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/dnstap"
 	"github.com/sluicenet/sluice/dns/wire"
 	"github.com/sluicenet/sluice/dns/zone"
 )
@@ -18,9 +20,22 @@ type worker struct {
 	query wire.Query
 	key   [cache.MaxKey]byte
 
-	// For CoreDNS' metrics: how and when the query came.
+	// How and when the query came.
 	stream, six bool
 	since       time.Time
+	client      netip.AddrPort // invalid: unknown
+	server      netip.AddrPort // that it was sent to
+	protocol    dnstap.Protocol
+
+	source int    // where the answer came from
+	as     []byte // the name that was answered for in place of the query's; nil: none
+	step   int    // where to go on with what was missing, see [miss]
+
+	// Of a worker that answers for a part of another's query.
+	nested    bool
+	rewritten bool
+	room      [wire.MaxName + 4]byte
+	inner     *worker // nil until it is needed
 }
 
 // miss is a name that has to be asked of another server before a query can be
@@ -28,6 +43,7 @@ type worker struct {
 type miss struct {
 	name  []byte      // nil: there is none
 	stale *cache.Item // what can be answered if nobody knows better
+	step  int         // how far along a search path the name is
 }
 
 // answer writes the answer to msg in the room of out. It returns nothing if there
@@ -39,8 +55,9 @@ func (s *Server) answer(w *worker, msg, out []byte, stream bool, resolved *cache
 	if verdict == wire.Drop {
 		return nil, miss{}
 	}
-	w.stream = stream
+	w.stream, w.as = stream, nil
 	if resolved == nil {
+		w.step = 0
 		w.request(q.Type, stream)
 		if w.coredns != nil {
 			w.since = time.Now()
@@ -58,12 +75,43 @@ func (s *Server) answer(w *worker, msg, out []byte, stream bool, resolved *cache
 		w.response(wire.RcodeRefused, sourceNone)
 		return q.Refuse(out, flags, wire.RcodeRefused), miss{}
 	}
+	return s.answerQuestion(w, out, flags, resolved)
+}
+
+// answerQuestion answers a query that there is an answer to.
+func (s *Server) answerQuestion(w *worker, out []byte, flags uint16, resolved *cache.Item) ([]byte, miss) {
+	q := &w.query
+	if len(s.rewrites) > 0 && !w.rewritten {
+		if to := s.rewrites[string(q.Name)]; to != nil {
+			return s.answerRewritten(w, to, out, flags, resolved)
+		}
+	}
+	if h := s.hosts.Load().Lookup(q.Name, q.Type); h.Found {
+		r := q.Start(out)
+		appendRotated(&r, h.Records, h.Count, q.Type, wire.QuestionOffset)
+		w.response(wire.RcodeSuccess, sourceHosts)
+		return r.Finish(flags|wire.FlagAA, wire.RcodeSuccess), miss{}
+	}
 	z := s.zone.Load()
 	a := z.Lookup(q.Name, q.Type)
 	if a.Status == zone.Elsewhere || a.Status == zone.NXDomain && a.Reverse && s.forward.Handles(q.Name) {
 		return s.answerOther(w, out, flags, resolved)
 	}
+	if a.Status == zone.NXDomain && !w.nested && s.Autopath {
+		if reply, m := s.complete(w, z, &a, out, flags, resolved); len(reply) > 0 || m.name != nil {
+			return reply, m
+		}
+	}
 	return s.answerCluster(w, z, a, out, flags, resolved)
+}
+
+// about returns what was missing if it is about that name still: between the
+// question to other servers and their answer the cluster's names may have changed.
+func about(resolved *cache.Item, name []byte) *cache.Item {
+	if resolved == nil || len(resolved.Msg) < wire.HeaderLen+len(name) || !wire.EqualFold(resolved.Msg[wire.HeaderLen:wire.HeaderLen+len(name)], name) {
+		return nil
+	}
+	return resolved
 }
 
 // answerOther answers a name that is not the cluster's.
@@ -76,7 +124,7 @@ func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cach
 	}
 	now := time.Now()
 	source := sourceForward
-	if resolved == nil {
+	if resolved = about(resolved, q.Name); resolved == nil {
 		source = sourceCache
 		var m miss
 		if resolved, m = s.cached(w, q.Name, to, now); resolved == nil {
@@ -86,6 +134,9 @@ func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cach
 	// Old C libraries drop what is not authoritative; CoreDNS' cache sets the
 	// flag for them too.
 	reply := resolved.Write(out, q, now, wire.FlagAA)
+	if resolved.Stale(now) {
+		source = sourceStale
+	}
 	w.response(resolved.Rcode, source)
 	return reply, miss{}
 }
@@ -137,12 +188,17 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 		owner, nameLen = at, len(target)
 		a = z.Lookup(target, q.Type)
 		if a.Status == zone.Elsewhere {
+			if h := s.hosts.Load().Lookup(target, q.Type); h.Found {
+				appendRotated(&r, h.Records, h.Count, q.Type, owner)
+				w.response(wire.RcodeSuccess, sourceZone)
+				return r.Finish(flags, wire.RcodeSuccess), miss{}
+			}
 			to := s.forward.Zone(target)
 			if to < 0 {
 				break
 			}
 			now := time.Now()
-			if resolved == nil {
+			if resolved = about(resolved, target); resolved == nil {
 				var m miss
 				if resolved, m = s.cached(w, target, to, now); resolved == nil {
 					return nil, m
@@ -158,7 +214,7 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 	switch a.Status {
 	case zone.Success:
 		answers := r.Len()
-		appendRotated(&r, a, q.Type, owner)
+		appendRotated(&r, a.Records, a.Count, q.Type, owner)
 		if q.Type == wire.TypeSRV && !r.Truncated() {
 			appendTargets(&r, z, answers)
 		}
@@ -178,14 +234,14 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 
 // appendRotated appends the records of an answer. Addresses begin with a random
 // one, since most clients use the first.
-func appendRotated(r *wire.Reply, a zone.Answer, typ uint16, owner int) {
+func appendRotated(r *wire.Reply, records []byte, count int, typ uint16, owner int) {
 	first := 0
-	if a.Count > 1 && (typ == wire.TypeA || typ == wire.TypeAAAA) {
-		first = rand.IntN(a.Count) * wire.PackedLen(a.Records)
+	if count > 1 && (typ == wire.TypeA || typ == wire.TypeAAAA) {
+		first = rand.IntN(count) * wire.PackedLen(records)
 	}
-	r.Answer(a.Records[first:], owner)
+	r.Answer(records[first:], owner)
 	if first > 0 && !r.Truncated() {
-		r.Answer(a.Records[:first], owner)
+		r.Answer(records[:first], owner)
 	}
 }
 

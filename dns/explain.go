@@ -24,8 +24,11 @@ type Explanation struct {
 	Answer     []string `json:"answer,omitempty"`     // records as in a master file
 	Authority  []string `json:"authority,omitempty"`  // likewise
 	Additional []string `json:"additional,omitempty"` // likewise
-	// Source is zone, cache, forward or none.
+	// Source is zone, hosts, cache, stale, forward or none.
 	Source string `json:"source"`
+	// As is the name that was answered for in place of the one asked for: by a
+	// rewrite, or because the client's search path leads there.
+	As string `json:"as,omitempty"`
 	// Reason says in words why the answer is what it is.
 	Reason string `json:"reason"`
 	// Object is the Service, Pod or Namespace that decides, if one does.
@@ -39,8 +42,9 @@ var ErrType = errors.New("unknown record type")
 
 // Explain answers a query for the name and type, such as "web.default.svc.cluster.local"
 // and "A", as a client over TCP would get it, and says where the answer comes
-// from. It asks other servers if need be.
-func (s *Server) Explain(ctx context.Context, name, typ string) (*Explanation, error) {
+// from. It asks other servers if need be. client is the address of a Pod to answer
+// as if it had asked; an invalid one is nobody.
+func (s *Server) Explain(ctx context.Context, client netip.Addr, name, typ string) (*Explanation, error) {
 	number, ok := dns.StringToType[strings.ToUpper(typ)]
 	if !ok {
 		return nil, fmt.Errorf("%w %q", ErrType, typ)
@@ -51,11 +55,14 @@ func (s *Server) Explain(ctx context.Context, name, typ string) (*Explanation, e
 	}
 	msg := wire.AppendQuery(nil, 0, 0, asked, number, true, false)
 	w := &worker{counters: &counters{}} // not counted: it is no client
+	w.client = netip.AddrPortFrom(client, 0)
 	room := make([]byte, 0, wire.MaxMessage)
 	reply, m := s.answer(w, msg, room, true, nil)
 	var it *cache.Item
-	forwarded := m.name != nil
-	if forwarded {
+	for range maxRounds {
+		if m.name == nil {
+			break
+		}
 		done := make(chan *cache.Item, 1)
 		s.resolver.resolve(context.WithoutCancel(ctx), &w.query, m, func(it *cache.Item) { done <- it })
 		select {
@@ -63,7 +70,8 @@ func (s *Server) Explain(ctx context.Context, name, typ string) (*Explanation, e
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		reply, _ = s.answer(w, msg, room, true, it)
+		w.step = m.step
+		reply, m = s.answer(w, msg, room, true, it)
 	}
 	var parsed dns.Msg
 	if err := parsed.Unpack(reply); err != nil {
@@ -72,18 +80,27 @@ func (s *Server) Explain(ctx context.Context, name, typ string) (*Explanation, e
 	e := &Explanation{
 		Name: wire.NameString(asked), Type: strings.ToUpper(typ), Rcode: rcodeName(uint16(parsed.Rcode)),
 		Answer: texts(parsed.Answer), Authority: texts(parsed.Ns), Additional: texts(parsed.Extra),
+		Source: sources[w.source],
 	}
-	if it == nil {
-		it = s.cachedBehind(w)
+	decided := w.query.Name
+	if w.as != nil {
+		decided, e.As = w.as, wire.NameString(w.as)
 	}
-	s.explain(e, w.query.Name, number, it, forwarded)
+	if it == nil || w.source == sourceCache {
+		it = s.cachedBehind(w, decided)
+	}
+	s.explain(e, w.source, decided, number, it)
+	if s.rewrites[string(w.query.Name)] != nil {
+		e.Reason = "rewritten to " + e.As + " by the configuration: " + e.Reason
+	} else if w.as != nil {
+		e.Reason = "the client's search path leads to " + e.As + ": " + e.Reason
+	}
 	return e, nil
 }
 
 // cachedBehind returns what the cache has for the name, or for the one that an
 // alias leads to.
-func (s *Server) cachedBehind(w *worker) *cache.Item {
-	name := w.query.Name
+func (s *Server) cachedBehind(w *worker, name []byte) *cache.Item {
 	z := s.zone.Load()
 	for range maxChain {
 		a := z.Lookup(name, w.query.Type)
@@ -95,33 +112,38 @@ func (s *Server) cachedBehind(w *worker) *cache.Item {
 	return s.cache.Get(cache.AppendKey(nil, name, &w.query), time.Now())
 }
 
-func (s *Server) explain(e *Explanation, name []byte, typ uint16, it *cache.Item, forwarded bool) {
+func (s *Server) explain(e *Explanation, source int, name []byte, typ uint16, it *cache.Item) {
 	z := s.zone.Load()
 	e.Revision = z.Revision()
 	if key, ok := z.Origin(name); ok {
 		e.Object = key.String()
 	}
-	a := z.Lookup(name, typ)
-	fromZone := a.Status != zone.Elsewhere && (a.Status != zone.NXDomain || !a.Reverse || !s.forward.Handles(name))
-	switch {
-	case fromZone:
-		e.Source, e.Reason = sources[sourceZone], zoneReason(a.Status)
-		if a.Status != zone.Alias || it == nil {
+	switch source {
+	case sourceZone:
+		status := z.Lookup(name, typ).Status
+		e.Reason = zoneReason(status)
+		if status != zone.Alias {
 			return
 		}
-	case it == nil:
-		e.Source, e.Reason = sources[sourceNone], "not a name of the cluster, and there is no upstream to ask"
+	case sourceHosts:
+		e.Reason = "an entry of hosts in the configuration"
 		return
-	case forwarded:
-		e.Source, e.Reason = sources[sourceForward], "not a name of the cluster: asked of an upstream"
+	case sourceNone:
+		e.Reason = "not a name of the cluster, and there is no upstream to ask"
+		return
+	case sourceForward:
+		e.Reason = "not a name of the cluster: asked of an upstream"
 	default:
-		left := it.Left(time.Now()).Round(time.Second)
-		e.Source, e.Reason = sources[sourceCache], fmt.Sprintf("cached for another %v", left)
-		if left < 0 {
-			e.Reason = fmt.Sprintf("expired %v ago, and no upstream has a newer answer", -left)
+		e.Reason = "cached"
+		if it != nil {
+			left := it.Left(time.Now()).Round(time.Second)
+			e.Reason = fmt.Sprintf("cached for another %v", left)
+			if left < 0 {
+				e.Reason = fmt.Sprintf("expired %v ago, and no upstream has a newer answer", -left)
+			}
 		}
 	}
-	if it.From != (netip.AddrPort{}) {
+	if it != nil && it.From != (netip.AddrPort{}) {
 		e.Upstream = it.From.String()
 	}
 }

@@ -191,7 +191,7 @@ func TestExplain(t *testing.T) {
 		{"web.example.com", "A", "cache", "", "NOERROR"},
 		{"gone.example.com", "A", "forward", "", "NXDOMAIN"},
 	} {
-		e, err := s.Explain(t.Context(), c.name, c.typ)
+		e, err := s.Explain(t.Context(), netip.Addr{}, c.name, c.typ)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +202,7 @@ func TestExplain(t *testing.T) {
 			t.Errorf("%s %s: from %s, want %v", c.name, c.typ, e.Upstream, upstream.Addr)
 		}
 	}
-	if _, err := s.Explain(t.Context(), "web.example.com", "NOTYPE"); !errors.Is(err, sluicedns.ErrType) {
+	if _, err := s.Explain(t.Context(), netip.Addr{}, "web.example.com", "NOTYPE"); !errors.Is(err, sluicedns.ErrType) {
 		t.Errorf("unknown type: %v", err)
 	}
 }

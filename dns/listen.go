@@ -2,6 +2,7 @@ package dns
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ type sockets struct {
 	addr netip.AddrPort
 	udp  []*net.UDPConn
 	tcp  *net.TCPListener
+	tls  *tls.Config // of what comes over TCP; nil: none
 }
 
 // tries is how often a free port is looked for that both UDP and TCP have.
@@ -59,6 +61,7 @@ func listenOnce(addr netip.AddrPort, udp int) (*sockets, error) {
 		return nil, err
 	}
 	s.tcp = l.(*net.TCPListener)
+	s.addr = netip.AddrPortFrom(addr.Addr(), l.Addr().(*net.TCPAddr).AddrPort().Port())
 	return s, nil
 }
 

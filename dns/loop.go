@@ -67,6 +67,13 @@ func (s *Server) isProber(peer *unix.RawSockaddrInet6) bool {
 	return len(s.Probers) > 0 && slices.Contains(s.Probers, peerAddr(peer))
 }
 
+// peerAddrPort returns the address and port of a received message's sender.
+func peerAddrPort(peer *unix.RawSockaddrInet6) netip.AddrPort {
+	// The port is at the same place in both families, in the network's order.
+	port := (*[2]byte)(unsafe.Pointer(&peer.Port))
+	return netip.AddrPortFrom(peerAddr(peer), uint16(port[0])<<8|uint16(port[1]))
+}
+
 // peerAddr returns the address of a received message's sender.
 func peerAddr(peer *unix.RawSockaddrInet6) netip.Addr {
 	if peer.Family == unix.AF_INET {

@@ -41,10 +41,12 @@ const (
 	sourceCache
 	sourceForward
 	sourceNone
+	sourceHosts
+	sourceStale
 	sourceCount
 )
 
-var sources = [sourceCount]string{"zone", "cache", "forward", "none"}
+var sources = [sourceCount]string{"zone", "cache", "forward", "none", "hosts", "stale"}
 
 // What kind of answer the cache had.
 const (
@@ -94,6 +96,9 @@ func typeIndex(typ uint16) int {
 }
 
 func (w *worker) response(rcode uint16, source int) {
+	if w.source = source; w.nested {
+		return // counted as a part of the whole
+	}
 	w.counters.response(rcode, source)
 	if w.coredns != nil {
 		w.countCoreDNS(source)
@@ -116,9 +121,8 @@ type metrics struct {
 	mu  sync.Mutex // guards all
 	all []*counters
 
-	connections atomic.Int64
-	refused     atomic.Uint64
-	resolver    resolverCounts
+	limits   limitCounts
+	resolver resolverCounts
 
 	coredns      bool // count what only CoreDNS' metrics need
 	corednsTimes [2]forward.Times
@@ -170,7 +174,6 @@ var (
 	descCoalesced   = desc("forward_coalesced_total", "Queries that waited for the answer to an equal one.")
 	descShed        = desc("forward_shed_total", "Queries given up because too many waited for other name servers.")
 	descConnections = desc("tcp_connections", "Open TCP connections.")
-	descRefused     = desc("tcp_refused_total", "TCP connections closed because there were too many.")
 	descRevision    = desc("zone_revision", "Revision of the model that cluster names are answered from.")
 	descNames       = desc("zone_names", "Names in the cluster's zone.")
 	descReady       = desc("zone_ready", "Whether the zone has everything that the source has to deliver.")
@@ -186,6 +189,7 @@ func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- d
 	}
+	describeLimits(ch)
 	if s.CoreDNSMetrics {
 		describeCoreDNS(ch)
 	}
@@ -237,12 +241,12 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	counter(descUnanswered, float64(m.resolver.failed.Load()))
 	counter(descCoalesced, float64(m.resolver.coalesced.Load()))
 	counter(descShed, float64(m.resolver.shed.Load()))
-	gauge(descConnections, float64(m.connections.Load()))
-	counter(descRefused, float64(m.refused.Load()))
+	gauge(descConnections, float64(s.conns.number.Load()))
 	z := s.zone.Load()
 	gauge(descRevision, float64(z.Revision()))
 	gauge(descNames, float64(z.Len()))
 	gauge(descReady, truth(z.Ready()))
+	s.collectLimits(ch)
 	if s.CoreDNSMetrics {
 		s.collectCoreDNS(ch)
 	}

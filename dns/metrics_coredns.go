@@ -63,7 +63,7 @@ func index(second bool) int {
 }
 
 // corednsPlugins are who answered, by where the answer came from.
-var corednsPlugins = [sourceCount]string{"kubernetes", "cache", "forward", ""}
+var corednsPlugins = [sourceCount]string{"kubernetes", "cache", "forward", "", "hosts", "cache"}
 
 // collectCoreDNS writes what is counted anyway under CoreDNS' names.
 func (s *Server) collectCoreDNS(ch chan<- prometheus.Metric) {

@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/dnstap"
 	"github.com/sluicenet/sluice/dns/forward"
+	"github.com/sluicenet/sluice/dns/ratelimit"
 	"github.com/sluicenet/sluice/dns/zone"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/model/status"
@@ -59,6 +61,23 @@ type Options struct {
 	// keeps answers for each subnet apart (RFC 7871). Otherwise upstreams are told
 	// nothing of clients.
 	KeepSubnet bool
+	Hosts      Hosts
+	Rewrites   []Rewrite
+	// Autopath answers the first name of a Pod's search path with the first of the
+	// path that exists (see package autopath), for the Pods of Node. Search are the
+	// domains that the host adds to the path; nil: those of ResolvConf.
+	Autopath bool
+	Node     string
+	Search   []string
+
+	TLS TLS
+	// RateLimit is how much one client may ask; without PerSecond as much as it
+	// likes.
+	RateLimit ratelimit.Options
+	// Tap is told of every query; without Socket there is none.
+	Tap dnstap.Options
+	// LogEvery logs one of so many queries; 0: none.
+	LogEvery int
 	// CoreDNSMetrics adds metrics under CoreDNS' names, for its dashboards.
 	CoreDNSMetrics bool
 
@@ -67,6 +86,7 @@ type Options struct {
 
 	Sockets        int           // UDP sockets an address, by default one a core
 	MaxConnections int           // over TCP, by default 1,024
+	MaxPerClient   int           // of these of one client, by default 128
 	IdleTimeout    time.Duration // of TCP connections, by default 10 s (RFC 7766 §6.2.3)
 	MaxUpstream    int           // queries to other servers at a time, by default 512
 	Drain          time.Duration // for what is under way at the end, by default 5 s
@@ -75,6 +95,7 @@ type Options struct {
 // The defaults that are not those of another package.
 const (
 	defaultConnections = 1024
+	defaultPerClient   = 128
 	defaultIdle        = 10 * time.Second
 	defaultUpstream    = 512
 	defaultDrain       = 5 * time.Second
@@ -92,6 +113,7 @@ func (o *Options) complete() error {
 	}
 	setDefault(&o.Sockets, runtime.GOMAXPROCS(0))
 	setDefault(&o.MaxConnections, defaultConnections)
+	setDefault(&o.MaxPerClient, defaultPerClient)
 	setDefault(&o.IdleTimeout, defaultIdle)
 	setDefault(&o.MaxUpstream, defaultUpstream)
 	setDefault(&o.Drain, defaultDrain)

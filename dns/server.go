@@ -15,8 +15,12 @@ import (
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/sluicenet/sluice/dns/autopath"
 	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/dnstap"
 	"github.com/sluicenet/sluice/dns/forward"
+	"github.com/sluicenet/sluice/dns/hosts"
+	"github.com/sluicenet/sluice/dns/ratelimit"
 	"github.com/sluicenet/sluice/dns/zone"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/model/status"
@@ -33,11 +37,21 @@ type Server struct {
 	resolver *resolver
 	metrics  *metrics
 	probes   probes
-	loops    []*loop // guarded by mu
+	conns    conns
+	rewrites map[string][]byte // by names in wire form and lower case
+	hosts    atomic.Pointer[hosts.Table]
+	walker   atomic.Pointer[autopath.Walker]
+
+	certificate *certificate       // nil: none
+	limiter     *ratelimit.Limiter // nil: no limit
+	tap         *dnstap.Sender     // nil: nobody
+	sampler     *sampler           // nil: no log
+	loops       []*loop            // guarded by mu
 
 	// What was read last; touched by New and then by one goroutine of Run.
 	resolv      *forward.ResolvConf
 	resolvError string
+	hostsError  string // touched by New and then by another one
 
 	workers sync.Pool // of *worker, for what no loop does
 	rooms   sync.Pool // of *[]byte, for answers over TCP
@@ -61,9 +75,25 @@ func New(o Options) (*Server, error) {
 		}
 		s.sockets = append(s.sockets, sock)
 	}
-	var err error
+	s.conns.counts = &s.metrics.limits
+	certificate, err := newCertificate(o.TLS)
+	s.certificate = certificate
+	for i := 0; i < len(o.TLS.Listen) && err == nil; i++ {
+		var sock *sockets
+		if sock, err = listen(o.TLS.Listen[i], 0); err == nil {
+			sock.tls = certificate.config()
+			s.sockets = append(s.sockets, sock)
+		}
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
 	if s.forward, err = forward.New(o.forwardOptions(s.Addrs())); err == nil {
 		s.planner, err = zone.NewPlanner(o.zoneOptions())
+	}
+	if err == nil {
+		err = s.prepare()
 	}
 	if err != nil {
 		s.Close()
@@ -76,6 +106,32 @@ func New(o Options) (*Server, error) {
 	s.workers.New = func() any { return &worker{counters: late} }
 	s.rooms.New = newRoom
 	return s, nil
+}
+
+// prepare makes what answers besides the zone and other servers, and what limits
+// and tells of queries.
+func (s *Server) prepare() error {
+	var err error
+	if s.rewrites, err = rewriteTable(s.Rewrites); err != nil {
+		return err
+	}
+	if err := s.readHosts(); err != nil {
+		return fmt.Errorf("dns: hosts: %w", err)
+	}
+	if err := s.readSearch(); err != nil {
+		return fmt.Errorf("dns: %w", err)
+	}
+	if s.RateLimit.PerSecond > 0 {
+		s.limiter = ratelimit.New(s.RateLimit)
+	}
+	if s.LogEvery > 0 {
+		s.sampler = newSampler(s.LogEvery, s.Log)
+	}
+	if s.Tap.Socket != "" {
+		s.Tap.Log = s.Log
+		s.tap, err = dnstap.New(s.Tap)
+	}
+	return err
 }
 
 // Addrs returns the addresses that are answered on, with the ports that were
@@ -120,7 +176,9 @@ func (s *Server) Run(ctx context.Context) error {
 				return wrapServe("udp", sock.addr, s.serveUDP(serving, work, l, conn, sock.addr.Addr().IsUnspecified()))
 			})
 		}
-		g.Go(func() error { return wrapServe("tcp", sock.addr, s.serveTCP(serving, work, sock.tcp, &conns)) })
+		g.Go(func() error {
+			return wrapServe("tcp", sock.addr, s.serveTCP(serving, work, sock.tcp, sock.tls, &conns))
+		})
 	}
 	g.Go(func() error {
 		for s.step(serving, watch) {
@@ -129,12 +187,17 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.probeLoops(serving) })
 	g.Go(func() error { return s.followResolvConf(serving) })
+	g.Go(func() error { return s.followFiles(serving) })
+	g.Go(func() error { return s.followCertificate(serving) })
+	telling := s.tell(work)
 	s.Log.Info("dns: serving", "addresses", s.Addrs(), "upstreams", s.upstreams())
 	err := g.Wait()
 
 	time.AfterFunc(s.Drain, cancel)
 	conns.Wait()
 	s.resolver.drain(work)
+	cancel()
+	telling.Wait()
 	if ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)) {
 		return nil
 	}

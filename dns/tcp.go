@@ -3,19 +3,36 @@ package dns
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
-	"io"
+	"errors"
 	"net"
 	"sync"
 	"time"
 
-	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/dnstap"
 	"github.com/sluicenet/sluice/dns/wire"
 )
 
 // maxPipelined is how many queries of one connection may wait for other servers
 // before no more are read from it.
 const maxPipelined = 64
+
+// What one connection may take.
+const (
+	// maxQuery is the longest query that is read, as over UDP. The longest name
+	// with every option that is in use is shorter by far.
+	maxQuery    = queryRoom
+	readBuffer  = maxQuery + 2
+	writeBuffer = 4096
+	// messageTime is how long a message may take from its first octet to its last.
+	messageTime = 2 * time.Second
+	// handshakeTime is how long the handshake of TLS may take.
+	handshakeTime = 5 * time.Second
+)
+
+// errOversized indicates a message over TCP that is too long for a query.
+var errOversized = errors.New("longer than a query can be")
 
 // Times of the end of TCP. A connection that has begun for the kernel may not be
 // done with its handshake, and a client that is slow to read our end of a
@@ -26,8 +43,8 @@ const (
 )
 
 // serveTCP accepts connections until the context ends, and then those that were
-// begun before.
-func (s *Server) serveTCP(ctx, work context.Context, l *net.TCPListener, conns *sync.WaitGroup) error {
+// begun before. With a configuration they are of TLS (RFC 7858).
+func (s *Server) serveTCP(ctx, work context.Context, l *net.TCPListener, secure *tls.Config, conns *sync.WaitGroup) error {
 	stop := context.AfterFunc(ctx, func() {
 		yieldConnections(l)
 		_ = l.SetDeadline(time.Now().Add(lastAccept))
@@ -40,35 +57,28 @@ func (s *Server) serveTCP(ctx, work context.Context, l *net.TCPListener, conns *
 		case err != nil && ctx.Err() != nil:
 			return nil
 		case isExhausted(err):
+			s.conns.evict()
 			time.Sleep(10 * time.Millisecond) // until another connection has ended
 			continue
 		case err != nil:
 			return err
 		}
-		if s.metrics.connections.Add(1) > int64(s.MaxConnections) {
-			s.metrics.connections.Add(-1)
-			s.metrics.refused.Add(1)
+		c := s.conns.admit(conn, s.MaxConnections, s.MaxPerClient)
+		if c == nil {
 			_ = conn.Close()
 			continue
 		}
-		conns.Go(func() { s.serveConn(ctx, work, conn) })
+		c.patience = s.IdleTimeout
+		if c.protocol = dnstap.TCP; secure != nil {
+			c.conn, c.protocol = tls.Server(conn, secure), dnstap.DoT
+		}
+		c.out = bufio.NewWriterSize(c.conn, writeBuffer)
+		conns.Go(func() { s.serveConn(ctx, work, c) })
 	}
 }
 
-// stream is one connection. Answers go out as they are ready, in any order (RFC
-// 7766 §6.2.1.1).
-type stream struct {
-	conn    net.Conn
-	idle    time.Duration
-	pending sync.WaitGroup
-	slots   chan struct{}
-
-	mu  sync.Mutex // guards out
-	out *bufio.Writer
-}
-
-func (s *Server) serveConn(ctx, work context.Context, conn net.Conn) {
-	c := &stream{conn: conn, idle: s.IdleTimeout, slots: make(chan struct{}, maxPipelined), out: bufio.NewWriter(conn)}
+func (s *Server) serveConn(ctx, work context.Context, c *stream) {
+	conn := c.conn
 	// At the end the queries that are here already are answered, and so are
 	// those that come before the client is silent for a moment. Then there is
 	// no time left.
@@ -80,11 +90,18 @@ func (s *Server) serveConn(ctx, work context.Context, conn net.Conn) {
 		c.pending.Wait()
 		_ = c.flush()
 		// Before the client sees the end, for it may come again at once.
-		s.metrics.connections.Add(-1)
+		s.conns.leave(c)
 		_ = conn.Close()
 	}()
-	in := bufio.NewReader(conn)
-	buf := make([]byte, 2, 512)
+	if t, ok := conn.(*tls.Conn); ok {
+		shaking, cancel := context.WithTimeout(work, min(handshakeTime, s.IdleTimeout))
+		err := t.HandshakeContext(shaking)
+		cancel()
+		if err != nil {
+			return
+		}
+	}
+	in := bufio.NewReaderSize(conn, readBuffer)
 	for {
 		// What is answered is sent before the next query is waited for, but
 		// not between queries that are there already.
@@ -97,69 +114,108 @@ func (s *Server) serveConn(ctx, work context.Context, conn net.Conn) {
 		if ctx.Err() != nil && conn.SetReadDeadline(time.Now().Add(lastQuery)) != nil {
 			return
 		}
-		msg, err := readMessage(in, buf)
+		msg, err := s.readMessage(ctx, c, in)
 		if err != nil || s.answerStream(work, c, msg) != nil {
+			return
+		}
+		if _, err := in.Discard(len(msg)); err != nil {
 			return
 		}
 	}
 }
 
-// readMessage reads a message with its length before it, into buf if it fits.
-func readMessage(r io.Reader, buf []byte) ([]byte, error) {
-	buf = buf[:2]
-	if _, err := io.ReadFull(r, buf); err != nil {
+// readMessage waits for a message with its length before it, and leaves it in the
+// buffer. Once a message has begun, the rest has to follow soon: a client that
+// sends one octet now and then keeps nothing busy for long.
+func (s *Server) readMessage(ctx context.Context, c *stream, in *bufio.Reader) ([]byte, error) {
+	c.rest()
+	_, err := in.Peek(1)
+	c.work()
+	if err != nil {
 		return nil, err
 	}
-	n := int(binary.BigEndian.Uint16(buf))
-	if n > cap(buf) {
-		buf = make([]byte, n)
+	if in.Buffered() < 2 || in.Buffered() < 2+bufferedLength(in) {
+		if err := c.conn.SetReadDeadline(time.Now().Add(min(messageTime, s.IdleTimeout))); err != nil {
+			return nil, err
+		}
+		if ctx.Err() != nil && c.conn.SetReadDeadline(time.Now().Add(lastQuery)) != nil {
+			return nil, ctx.Err()
+		}
 	}
-	_, err := io.ReadFull(r, buf[:n])
-	return buf[:n], err
+	head, err := in.Peek(2)
+	if err != nil {
+		return nil, err
+	}
+	n := int(binary.BigEndian.Uint16(head))
+	if n > maxQuery {
+		s.metrics.limits.oversized.Add(1)
+		return nil, errOversized
+	}
+	if _, err := in.Discard(2); err != nil {
+		return nil, err
+	}
+	return in.Peek(n)
+}
+
+// bufferedLength returns the length of the message whose start is in the buffer.
+func bufferedLength(in *bufio.Reader) int {
+	head, err := in.Peek(2)
+	if err != nil {
+		return 0
+	}
+	return int(binary.BigEndian.Uint16(head))
 }
 
 func (s *Server) answerStream(work context.Context, c *stream, msg []byte) error {
-	w := s.workers.Get().(*worker)
-	defer s.workers.Put(w)
-	w.six = isIPv6(c.conn.LocalAddr())
-	room := s.rooms.Get().(*[]byte)
-	reply, m := s.answer(w, msg, *room, true, nil)
-	var err error
-	if len(reply) > 0 {
-		err = c.write(reply)
-	}
-	s.rooms.Put(room)
-	if m.name == nil {
-		return err
-	}
-	msg = append([]byte(nil), msg...)
-	since, six := w.since, w.six
-	c.slots <- struct{}{}
-	c.pending.Add(1)
-	late := func(it *cache.Item) {
-		defer func() {
-			<-c.slots
-			c.pending.Done()
-		}()
-		w := s.workers.Get().(*worker)
-		defer s.workers.Put(w)
-		w.since, w.six = since, six
-		room := s.rooms.Get().(*[]byte)
-		defer s.rooms.Put(room)
-		if reply, _ := s.answer(w, msg, *room, true, it); len(reply) > 0 && c.write(reply) == nil {
-			// A client that is gone is no concern of ours.
-			_ = c.flush()
+	if s.limiter != nil {
+		if wait := s.limiter.Wait(c.client.Addr(), time.Now()); wait > 0 {
+			select {
+			case <-time.After(wait):
+			case <-work.Done():
+				return work.Err()
+			}
 		}
 	}
-	// A client that does not read must not hold up others that wait for the same.
-	s.resolver.resolve(work, &w.query, m, func(it *cache.Item) { go late(it) })
+	w := s.workers.Get().(*worker)
+	defer s.workers.Put(w)
+	w.six, w.client, w.server, w.protocol = isIPv6(c.conn.LocalAddr()), c.client, c.server, c.protocol
+	room := s.rooms.Get().(*[]byte)
+	defer s.rooms.Put(room)
+	now := s.now()
+	reply, m := s.answer(w, msg, *room, true, nil)
+	if m.name == nil {
+		if len(reply) == 0 {
+			return nil
+		}
+		s.observe(w, msg, reply, now)
+		return c.write(reply)
+	}
+	c.slots <- struct{}{}
+	c.pending.Add(1)
+	s.await(work, w, m, w.pend(msg, now, func(reply []byte) {
+		// A client that does not read must not hold up others that wait for
+		// the same.
+		go c.late(append([]byte(nil), reply...))
+	}))
 	return nil
+}
+
+// late sends an answer that was waited for.
+func (c *stream) late(reply []byte) {
+	defer func() {
+		<-c.slots
+		c.pending.Done()
+	}()
+	if len(reply) > 0 && c.write(reply) == nil {
+		// A client that is gone is no concern of ours.
+		_ = c.flush()
+	}
 }
 
 func (c *stream) write(msg []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := c.conn.SetWriteDeadline(time.Now().Add(c.idle)); err != nil {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
 		return err
 	}
 	var length [2]byte

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"net"
 	"os"
-	"slices"
 	"time"
 
-	"github.com/sluicenet/sluice/dns/cache"
+	"github.com/sluicenet/sluice/dns/dnstap"
+	"github.com/sluicenet/sluice/dns/ratelimit"
 	"github.com/sluicenet/sluice/dns/wire"
 )
 
@@ -21,7 +21,8 @@ func (s *Server) serveUDP(ctx, work context.Context, l *loop, conn *net.UDPConn,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	w := &worker{counters: s.metrics.newCounters(), six: isIPv6(conn.LocalAddr())}
+	w := &worker{counters: s.metrics.newCounters(), six: isIPv6(conn.LocalAddr()), protocol: dnstap.UDP}
+	w.server = conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	for {
 		n, err := b.receive(false)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -58,33 +59,39 @@ func (s *Server) drainUDP(work context.Context, w *worker, b *batch, conn *net.U
 }
 
 func (s *Server) answerBatch(work context.Context, w *worker, b *batch, n int) error {
+	now := s.now()
 	for i := range n {
 		msg := b.message(i)
 		if len(msg) < wire.HeaderLen && s.isProber(&b.peers[i]) {
 			b.reply(i, append(b.room(i), msg...))
 			continue
 		}
+		w.client = peerAddrPort(&b.peers[i])
+		if s.limiter != nil {
+			switch s.limiter.Query(w.client.Addr(), now) {
+			case ratelimit.Drop:
+				continue
+			case ratelimit.Slip:
+				if reply := w.query.Slip(msg, b.room(i)); len(reply) > 0 {
+					b.reply(i, reply)
+				}
+				continue
+			}
+		}
 		reply, m := s.answer(w, msg, b.room(i), false, nil)
 		switch {
 		case len(reply) > 0:
+			s.observe(w, msg, reply, now)
 			b.reply(i, reply)
 		case m.name != nil:
-			s.resolveUDP(work, w, b, i, m)
+			to, conn := b.origin(i), b.conn
+			s.await(work, w, m, w.pend(msg, now, func(reply []byte) {
+				if len(reply) > 0 {
+					// A client that is gone is no concern of ours.
+					_ = sendTo(conn, reply, &to)
+				}
+			}))
 		}
 	}
 	return b.send()
-}
-
-// resolveUDP answers the i-th message when what it lacks is known.
-func (s *Server) resolveUDP(work context.Context, w *worker, b *batch, i int, m miss) {
-	msg, to, conn, since, six := slices.Clone(b.message(i)), b.origin(i), b.conn, w.since, w.six
-	s.resolver.resolve(work, &w.query, m, func(it *cache.Item) {
-		late := s.workers.Get().(*worker)
-		defer s.workers.Put(late)
-		late.since, late.six = since, six
-		if reply, _ := s.answer(late, msg, make([]byte, 0, wire.MaxUDP), false, it); len(reply) > 0 {
-			// A client that is gone is no concern of ours.
-			_ = sendTo(conn, reply, &to)
-		}
-	})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"net/url"
 
@@ -42,10 +43,18 @@ func (p *process) dns() error {
 		if err := p.observe.Registry.Register(s.intercept); err != nil {
 			return err
 		}
+		p.observe.Check("dns interception", s.intercept.Check)
 	}
 	p.observe.Check("dns", p.synced(model.KindService, model.KindEndpointSlice))
 	p.admin.Questions["dns"] = func(ctx context.Context, q url.Values) (any, error) {
-		return s.Explain(ctx, q.Get("name"), q.Get("type"))
+		var client netip.Addr
+		if from := q.Get("client"); from != "" {
+			var err error
+			if client, err = netip.ParseAddr(from); err != nil {
+				return nil, fmt.Errorf("client: expected an address, found %q", from)
+			}
+		}
+		return s.Explain(ctx, client, q.Get("name"), q.Get("type"))
 	}
 	p.Go(func() error { return s.Run(p.ctx) })
 	return nil

@@ -98,6 +98,15 @@ func (q *Query) Parse(msg []byte, stream bool) Verdict {
 	return Answer
 }
 
+// Slip writes an answer to msg without records that has its client ask again over
+// TCP, in the room of buf. It returns nothing if msg is no query.
+func (q *Query) Slip(msg, buf []byte) []byte {
+	if q.Parse(msg, false) != Answer {
+		return nil
+	}
+	return q.Refuse(buf, FlagTC, RcodeSuccess)
+}
+
 // parseQuestion returns the offset after the question, or 0.
 func (q *Query) parseQuestion(msg []byte) int {
 	off := HeaderLen

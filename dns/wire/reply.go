@@ -81,13 +81,20 @@ func (r *Reply) Additional(records []byte, owner int) bool {
 }
 
 // Raw appends one record of the answer section as it is.
-func (r *Reply) Raw(record []byte) bool {
+func (r *Reply) Raw(record []byte) bool { return r.RawIn(0, record) }
+
+// RawIn appends one record as it is, to the section of the number given: 0 answer,
+// 1 authority, 2 additional, of which clients can do without. Sections are written
+// in that order.
+func (r *Reply) RawIn(section int, record []byte) bool {
 	if len(r.buf)+len(record) > r.limit {
-		r.flags |= FlagTC
+		if section < 2 {
+			r.flags |= FlagTC
+		}
 		return false
 	}
 	r.buf = append(r.buf, record...)
-	r.an++
+	*[...]*uint16{&r.an, &r.ns, &r.ar}[section]++
 	return true
 }
 

@@ -87,6 +87,9 @@ func soa(apex []byte, ttl, serial uint32) []byte {
 // Revision returns the revision of the model that the zone was made of.
 func (z *Zone) Revision() uint64 { return z.model.Revision() }
 
+// Model returns the snapshot that the zone was made of.
+func (z *Zone) Model() *model.Snapshot { return z.model }
+
 // Ready reports whether the source has delivered everything that the zone is
 // made of. Before that no name can be said not to exist.
 func (z *Zone) Ready() bool { return z.ready }
