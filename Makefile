@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check lint vet race generated bench envoy vm e2e
+.PHONY: help build demo test kill check lint vet race generated bench envoy vm e2e
 
 help: ## print this help
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -27,6 +27,9 @@ demo: build envoy ## show everything on two nodes made of network namespaces; ne
 test: envoy vm ## run all tests: units, real packets in network namespaces, the real Envoy
 	@hack/needs nft:nftables dig:bind9-dnsutils
 	$(GO) test -timeout 20m ./...
+
+kill: ## kill the service proxy's process a hundred times in each engine, under load
+	$(GO) test -timeout 60m ./proxy/enginetest -run '/Kill' -kills 100 -v
 
 check: lint vet race generated ## lint, vet, race tests, and whether generated files are clean
 

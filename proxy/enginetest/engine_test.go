@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/sluicenet/sluice/proxy/enginetest"
+	"github.com/sluicenet/sluice/proxy/iptables"
 )
 
 func TestMain(m *testing.M) { os.Exit(enginetest.Main(m, children...)) }
@@ -13,7 +14,19 @@ func TestMain(m *testing.M) { os.Exit(enginetest.Main(m, children...)) }
 var kills = flag.Int("kills", 10, "how many times to kill the process of an engine")
 
 // children are the engines that a test may start in a process of its own.
-var children = []enginetest.Engine{nftablesEngine}
+var children = []enginetest.Engine{nftablesEngine, iptablesEngine(iptables.NFT), iptablesEngine(iptables.Legacy), ipvsEngine}
+
+// predecessors are the engines that one replaces, and is replaced by.
+func predecessors(e enginetest.Engine) []enginetest.Engine {
+	switch e.Name {
+	case nftablesEngine.Name:
+		return nil // it is the predecessor of all the others
+	case "iptables-nft", "iptables-legacy":
+		// The two are variants of one engine, which cleans up after both.
+		return []enginetest.Engine{nftablesEngine}
+	}
+	return []enginetest.Engine{nftablesEngine, iptablesEngine(iptables.NFT)}
+}
 
 const walkSteps = 500
 
@@ -24,4 +37,7 @@ func all(t *testing.T, e enginetest.Engine) {
 	t.Run("Kill", func(t *testing.T) { enginetest.Kill(t, e, *kills) })
 	t.Run("Drift", func(t *testing.T) { enginetest.Drift(t, e) })
 	t.Run("Hostile", func(t *testing.T) { enginetest.Hostile(t, e) })
+	for _, o := range predecessors(e) {
+		t.Run("Switch/"+o.Name, func(t *testing.T) { enginetest.Switch(t, o, e) })
+	}
 }

@@ -21,7 +21,7 @@ const (
 const (
 	triesAll    = 120 // that one of four is missed is one in 10¹⁵
 	triesSticky = 8
-	triesShare  = 240
+	triesShare  = 120
 )
 
 // prober sends the probes of a case and remembers who answered.

@@ -49,6 +49,8 @@ type driver struct {
 	full      bool // the next update is a Sync
 	plan      *proxy.Plan
 	present   map[model.Key]any
+	// traceTook is how long the last look at the kernel\'s rules took.
+	traceTook time.Duration
 }
 
 func newDriver(t *testing.T, w *World, about Engine) *driver {
