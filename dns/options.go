@@ -57,6 +57,8 @@ type Options struct {
 	// Forward has none for it. It is read again when it changes.
 	ResolvConf string
 	Cache      cache.Options
+	// Lives are shorter lives of the answers of some zones than the cache's.
+	Lives []Life
 	// KeepSubnet passes the Client Subnet option of clients on to upstreams, and
 	// keeps answers for each subnet apart (RFC 7871). Otherwise upstreams are told
 	// nothing of clients.

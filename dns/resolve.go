@@ -30,6 +30,7 @@ type resolver struct {
 	servers asker
 	limit   int
 	counts  *resolverCounts
+	lives   []life // the longest name first
 
 	mu      sync.Mutex // guards all below
 	flights map[string]*flight
@@ -69,10 +70,16 @@ func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done wait
 	key := cache.AppendKey(buf[:0], m.name, q)
 	r.mu.Lock()
 	if r.waiters >= maxWaiters {
-		r.mu.Unlock()
-		r.counts.shed.Add(1)
-		done(&cache.Item{Response: wire.Failure(m.name, q.Type, wire.RcodeServFail)})
-		return
+		// Whoever has been waiting for his turn for longest makes room.
+		if len(r.queue) == 0 {
+			r.mu.Unlock()
+			r.counts.shed.Add(1)
+			done(&cache.Item{Response: wire.Failure(m.name, q.Type, wire.RcodeServFail)})
+			return
+		}
+		oldest := r.queue[0]
+		r.queue = r.queue[1:]
+		defer r.shed(oldest)
 	}
 	r.waiters++
 	if f := r.flights[string(key)]; f != nil {
@@ -96,9 +103,14 @@ func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done wait
 	}
 	r.mu.Unlock()
 	if shed != nil {
-		r.counts.shed.Add(1)
-		r.finish(shed, &cache.Item{Response: wire.Failure(shed.question.Name, shed.question.Type, wire.RcodeServFail)})
+		r.shed(shed)
 	}
+}
+
+// shed gives up a flight that was taken out of the queue.
+func (r *resolver) shed(f *flight) {
+	r.counts.shed.Add(1)
+	r.finish(f, &cache.Item{Response: wire.Failure(f.question.Name, f.question.Type, wire.RcodeServFail)})
 }
 
 // newFlight returns one for the answer to q of a name. It keeps the key and nothing
@@ -165,6 +177,7 @@ func (r *resolver) fly(ctx context.Context, f *flight) {
 	}
 	failed := err != nil || resp.Rcode != wire.RcodeSuccess && resp.Rcode != wire.RcodeNXDomain
 	if !failed {
+		r.shorten(f.question.Name, resp)
 		r.finish(f, r.cache.Put([]byte(f.key), resp, from, now))
 		return
 	}

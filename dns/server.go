@@ -38,6 +38,7 @@ type Server struct {
 	metrics  *metrics
 	probes   probes
 	conns    conns
+	lives    []life
 	rewrites map[string][]byte // by names in wire form and lower case
 	hosts    atomic.Pointer[hosts.Table]
 	walker   atomic.Pointer[autopath.Walker]
@@ -102,6 +103,7 @@ func New(o Options) (*Server, error) {
 	s.zone.Store(s.planner.Zone())
 	s.readResolvConf()
 	s.resolver = newResolver(s.cache, s.forward, o.MaxUpstream, &s.metrics.resolver)
+	s.resolver.lives = s.lives
 	late := s.metrics.newCounters()
 	s.workers.New = func() any { return &worker{counters: late} }
 	s.rooms.New = newRoom
@@ -113,6 +115,9 @@ func New(o Options) (*Server, error) {
 func (s *Server) prepare() error {
 	var err error
 	if s.rewrites, err = rewriteTable(s.Rewrites); err != nil {
+		return err
+	}
+	if s.lives, err = sortLives(s.Lives); err != nil {
 		return err
 	}
 	if err := s.readHosts(); err != nil {

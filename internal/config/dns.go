@@ -17,6 +17,15 @@ type DNS struct {
 	Policies  []string         `json:"policies,omitempty" usage:"order in which upstreams are asked: sequential, round-robin or random, or for one zone ZONE=POLICY (default: sequential)"`
 	Resolv    string           `json:"resolvConf,omitempty" usage:"resolv.conf to take upstreams from; it is read again when it changes"`
 	Pods      string           `json:"pods,omitempty" usage:"records of Pods by address: disabled, insecure or verified"`
+	Zones     []string         `json:"zones,omitempty" usage:"further zones that the cluster's names are in"`
+	TTL       metav1.Duration  `json:"ttl,omitzero" flag:"dns-ttl" usage:"TTL of the cluster's names"`
+
+	EndpointPodNames bool `json:"endpointPodNames,omitempty" usage:"name endpoints without hostname after their Pods, instead of their addresses"`
+
+	Hosts    DNSHosts `json:"hosts,omitzero"`
+	Rewrites []string `json:"rewrites,omitempty" usage:"names that are answered with what there is of another, as FROM=TO"`
+	Autopath bool     `json:"autopath,omitempty" usage:"answer the first name of a Pod's search path with the first of the path that exists"`
+	Search   []string `json:"search,omitempty" usage:"domains that the host adds to the search path of Pods (default: those of the resolv.conf)"`
 
 	UpstreamCAs    string `json:"upstreamCAs,omitempty" flag:"dns-upstream-cas" usage:"PEM file of the authorities that certificates of tls:// upstreams are signed by (default: the system's)"`
 	RandomCase     bool   `json:"randomCase,omitempty" usage:"ask upstreams with letters in random case, against forged answers"`
@@ -25,6 +34,52 @@ type DNS struct {
 
 	Cache     DNSCache     `json:"cache,omitzero"`
 	Intercept DNSIntercept `json:"intercept,omitzero"`
+	TCP       DNSTCP       `json:"tcp,omitzero"`
+	TLS       DNSTLS       `json:"tls,omitzero"`
+	RateLimit DNSRateLimit `json:"rateLimit,omitzero"`
+	Log       DNSLog       `json:"log,omitzero"`
+	Dnstap    DNSTap       `json:"dnstap,omitzero"`
+}
+
+// DNSHosts are names that are answered before all others.
+type DNSHosts struct {
+	Entries   []string        `json:"entries,omitempty" usage:"an address and its names each, as a line of a hosts file"`
+	File      string          `json:"file,omitempty" usage:"hosts file of more such lines; it is read again when it changes"`
+	TTL       metav1.Duration `json:"ttl,omitzero" flag:"dns-hosts-ttl" usage:"TTL of these names"`
+	NoReverse bool            `json:"noReverse,omitempty" usage:"do not lead from these addresses to their names"`
+}
+
+// DNSTCP limits connections.
+type DNSTCP struct {
+	MaxConnections uint32          `json:"maxConnections,omitempty" usage:"connections at a time; an idle one makes room for a new one"`
+	MaxPerClient   uint32          `json:"maxPerClient,omitempty" usage:"connections of one client at a time"`
+	IdleTimeout    metav1.Duration `json:"idleTimeout,omitzero" usage:"how long a connection may be idle"`
+}
+
+// DNSTLS is the server over TLS.
+type DNSTLS struct {
+	Listen   []netip.AddrPort `json:"listen,omitempty" usage:"addresses to answer on over TLS, usually of port 853; empty: none"`
+	CertFile string           `json:"certFile,omitempty" usage:"PEM file of the certificate; it is read again when it changes"`
+	KeyFile  string           `json:"keyFile,omitempty" usage:"PEM file of the certificate's key"`
+}
+
+// DNSRateLimit is how much one client may ask.
+type DNSRateLimit struct {
+	PerSecond  uint32 `json:"perSecond,omitempty" usage:"queries a second that one client may ask; 0: no limit"`
+	Burst      uint32 `json:"burst,omitempty" usage:"queries at once that one client may ask (default: perSecond)"`
+	Slip       uint32 `json:"slip" usage:"of the queries over the limit, each so manieth is answered that the client is to ask over TCP; 0: none is answered"`
+	IPv4Prefix uint32 `json:"ipv4Prefix,omitempty" flag:"dns-rate-limit-ipv4-prefix" usage:"bits of an IPv4 address that make a client"`
+	IPv6Prefix uint32 `json:"ipv6Prefix,omitempty" flag:"dns-rate-limit-ipv6-prefix" usage:"bits of an IPv6 address that make a client"`
+}
+
+// DNSLog is the log of queries.
+type DNSLog struct {
+	Sample uint32 `json:"sample,omitempty" usage:"log one of so many queries; 0: none"`
+}
+
+// DNSTap tells an observer of queries and answers.
+type DNSTap struct {
+	Socket string `json:"socket,omitempty" usage:"where an observer takes dnstap's messages, as unix:///PATH or tcp://HOST:PORT; empty: none"`
 }
 
 // DNSIntercept is how Pods reach the name server of their node.
@@ -41,6 +96,7 @@ type DNSCache struct {
 	MaxNegativeTTL metav1.Duration `json:"maxNegativeTTL,omitzero" flag:"dns-cache-max-negative-ttl" usage:"longest life of a negative answer"`
 	Stale          metav1.Duration `json:"stale" usage:"how long expired answers are good enough while no upstream answers; 0: not at all"`
 	FailureTTL     metav1.Duration `json:"failureTTL,omitzero" flag:"dns-cache-failure-ttl" usage:"how long a failure is kept, at most 5s"`
+	Zones          []string        `json:"zones,omitempty" usage:"limits for the names of one zone, as ZONE=TTL or ZONE=TTL/NEGATIVETTL; 0s: not cached"`
 	Prefetch       uint32          `json:"prefetch" usage:"how often an answer has to be used to be asked for again before it expires; 0: never"`
 }
 
@@ -49,11 +105,15 @@ func defaultDNS() DNS {
 		Listen: []netip.AddrPort{netip.MustParseAddrPort("169.254.20.10:53")},
 		Resolv: "/etc/resolv.conf",
 		Pods:   "verified",
+		TTL:    metav1.Duration{Duration: 5 * time.Second},
+		Hosts:  DNSHosts{TTL: metav1.Duration{Duration: time.Hour}},
+		TCP:    DNSTCP{MaxConnections: 1024, MaxPerClient: 128, IdleTimeout: metav1.Duration{Duration: 10 * time.Second}},
 		Intercept: DNSIntercept{
 			Mode:      "auto",
 			Addresses: []netip.Addr{netip.MustParseAddr("169.254.20.10"), netip.MustParseAddr("fd73:6c75:6963:6500::20:10")},
 			Service:   "kube-system/kube-dns",
 		},
+		RateLimit: DNSRateLimit{Slip: 2, IPv4Prefix: 32, IPv6Prefix: 128},
 		Cache: DNSCache{
 			MiB: 16, Prefetch: 3,
 			MaxTTL:         metav1.Duration{Duration: time.Hour},
@@ -78,6 +138,7 @@ func (d *DNS) validate() error {
 		positive("dns.cache.stale", c.Stale.Duration, 0),
 		positive("dns.cache.failureTTL", c.FailureTTL.Duration, time.Second),
 	}
+	errs = append(errs, d.validateServing())
 	if c.FailureTTL.Duration > maxFailureTTL {
 		errs = append(errs, fmt.Errorf("dns.cache.failureTTL: expected at most %v, found %v", maxFailureTTL, c.FailureTTL.Duration))
 	}
@@ -85,6 +146,42 @@ func (d *DNS) validate() error {
 		errs = append(errs, fmt.Errorf("dns.cache.mib: expected 1 to %d, found %d", 1<<14, c.MiB))
 	}
 	return errors.Join(errs...)
+}
+
+// validateServing checks whom is answered, and how much.
+func (d *DNS) validateServing() error {
+	errs := []error{
+		positive("dns.ttl", d.TTL.Duration, time.Second),
+		positive("dns.hosts.ttl", d.Hosts.TTL.Duration, 0),
+		positive("dns.tcp.idleTimeout", d.TCP.IdleTimeout.Duration, time.Second),
+		atLeastOne("dns.tcp.maxConnections", d.TCP.MaxConnections),
+		atLeastOne("dns.tcp.maxPerClient", d.TCP.MaxPerClient),
+	}
+	for i, z := range d.Zones {
+		errs = append(errs, dnsName(fmt.Sprintf("dns.zones[%d]", i), z))
+	}
+	if d.TTL.Duration > time.Hour {
+		errs = append(errs, fmt.Errorf("dns.ttl: expected at most 1h, found %v", d.TTL.Duration))
+	}
+	if len(d.TLS.Listen) > 0 && (d.TLS.CertFile == "" || d.TLS.KeyFile == "") {
+		errs = append(errs, errors.New("dns.tls: expected certFile and keyFile with listen"))
+	}
+	if r := d.RateLimit; r.PerSecond > maxPerSecond || r.Burst > maxPerSecond || r.Slip > maxPerSecond {
+		errs = append(errs, fmt.Errorf("dns.rateLimit: expected numbers of at most %d", maxPerSecond))
+	} else if r.IPv4Prefix == 0 || r.IPv4Prefix > 32 || r.IPv6Prefix == 0 || r.IPv6Prefix > 128 {
+		errs = append(errs, fmt.Errorf("dns.rateLimit: expected prefixes of 1 to 32 and 1 to 128 bits, found %d and %d", r.IPv4Prefix, r.IPv6Prefix))
+	}
+	return errors.Join(errs...)
+}
+
+// maxPerSecond is a rate that no server reaches.
+const maxPerSecond = 1_000_000_000
+
+func atLeastOne(field string, n uint32) error {
+	if n == 0 || n > 1<<24 {
+		return fmt.Errorf("%s: expected 1 to %d, found %d", field, 1<<24, n)
+	}
+	return nil
 }
 
 // objectName checks the name of an object that has a namespace.
