@@ -148,8 +148,9 @@ func (e *Engine) putServer(id serverID, old, now *server) error {
 	var err error
 	switch {
 	case old == nil:
+		e.made[id.kernelID()] = true
 		if err = e.kernel.addServer(id, now.settings); errors.Is(err, unix.EEXIST) {
-			err = e.kernel.setServer(id, now.settings)
+			old, err = e.adopt(id, now)
 		}
 	case old.settings != now.settings:
 		err = e.kernel.setServer(id, now.settings)
@@ -180,6 +181,29 @@ func (e *Engine) putServer(id serverID, old, now *server) error {
 		e.drained(id, d)
 	}
 	return nil
+}
+
+// adopt takes over a virtual server that nobody was known to have.
+func (e *Engine) adopt(id serverID, now *server) (*server, error) {
+	if err := e.kernel.setServer(id, now.settings); err != nil {
+		return nil, err
+	}
+	list, err := e.kernel.destinations(id)
+	if err != nil {
+		return nil, err
+	}
+	old := &server{settings: now.settings, weights: make(map[netip.AddrPort]int, len(list))}
+	for d, state := range list {
+		if _, drains := e.draining[id][d]; drains {
+			continue
+		}
+		if _, ok := now.weights[d]; ok {
+			old.weights[d] = state.weight
+		} else if err := e.drain(id, now, d); err != nil {
+			return nil, err
+		}
+	}
+	return old, nil
 }
 
 // retireServers finds out which of the virtual servers that nobody needs any more
@@ -271,6 +295,7 @@ func (e *Engine) deleteServer(id serverID) error {
 	if err := e.kernel.deleteServer(id); err != nil && !missingObject(err) {
 		return err
 	}
+	delete(e.made, id.kernelID())
 	return nil
 }
 

@@ -92,10 +92,10 @@ func (c *compiler) frontend(p *proxy.Port, f *proxy.Frontend, scheduler string, 
 	if spec.inside.marked {
 		byAddress = f.Outside
 	}
-	if spec.inside.marked && !c.mark(markKey{key, false}, p, f, scheduler, spec.marks(false), out) {
+	if spec.inside.marked && !c.mark(p, f, false, scheduler, out) {
 		return
 	}
-	if spec.outside.marked && differ && !c.mark(markKey{key, true}, p, f, scheduler, spec.marks(true), out) {
+	if spec.outside.marked && differ && !c.mark(p, f, true, scheduler, out) {
 		return
 	}
 	switch {
@@ -139,7 +139,10 @@ func (s *serviceState) lead(p *proxy.Port, f *proxy.Frontend, key proxy.Frontend
 }
 
 // mark adds the virtual server with a mark of a frontend, if there is one left.
-func (c *compiler) mark(k markKey, p *proxy.Port, f *proxy.Frontend, scheduler string, set setID, out *serviceState) bool {
+func (c *compiler) mark(p *proxy.Port, f *proxy.Frontend, outside bool, scheduler string, out *serviceState) bool {
+	nodePort := f.Kind == proxy.NodePort
+	k := markKey{f.Key(p), nodePort && outside}
+	set := chainSpec{nodePort: nodePort}.marks(outside)
 	mark := c.marks.of(k)
 	if mark == 0 {
 		out.problem("NoMarks", "there are no firewall marks left for "+k.frontend.String()+", which is not served; allow more bits")
@@ -147,7 +150,7 @@ func (c *compiler) mark(k markKey, p *proxy.Port, f *proxy.Frontend, scheduler s
 	}
 	out.marks = append(out.marks, k)
 	action := f.Inside
-	if k.outside {
+	if outside {
 		action = f.Outside
 	}
 	s := newServer(p, k.frontend, action, scheduler)

@@ -2,7 +2,10 @@ package ipvs
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -405,4 +408,50 @@ func dataValue(b []byte) string {
 		}
 	}
 	return ""
+}
+
+// spellElement returns an element as nft prints it.
+func spellElement(e element) string {
+	spec := &specs[e.set]
+	key, last := e.key, ""
+	if spec.interval && len(spec.key) > 1 {
+		key, last = e.key[:len(e.key)/2], e.key[len(e.key)/2:]
+	}
+	var parts []string
+	for _, f := range spec.key {
+		size := f.size(e.family)
+		part := f.spell(key[:size])
+		if last != "" {
+			if end := f.spell(last[:size]); end != part {
+				part += "-" + end
+			}
+			last = last[min(padded(size), len(last)):]
+		}
+		parts = append(parts, part)
+		key = key[min(padded(size), len(key)):]
+	}
+	out := strings.Join(parts, " . ")
+	switch {
+	case spec.mark && len(e.data) == 4:
+		out += " : " + markField.spell(e.data)
+	case spec.verdict && (isChain(e.data) || e.data == chainRefuse):
+		out += " : goto " + e.data
+	case spec.verdict:
+		out += " : " + e.data
+	}
+	return out
+}
+
+// spell returns a value as nft prints it.
+func (f fieldKind) spell(value string) string {
+	switch f {
+	case address:
+		a, _ := netip.AddrFromSlice([]byte(value))
+		return a.String()
+	case protocolField:
+		return proxy.Protocol(value[0]).String()
+	case portField:
+		return strconv.Itoa(int(value[0])<<8 | int(value[1]))
+	}
+	return fmt.Sprintf("0x%08x", nativeUint32(value))
 }

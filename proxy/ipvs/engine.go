@@ -30,6 +30,9 @@ type Engine struct {
 	// schedulers are those that the kernel was asked for.
 	schedulers map[string]bool
 
+	// made are the virtual servers that this process has made or tried to.
+	made map[serverID]bool
+
 	// What the kernel has, as far as we made it. It is valid after a
 	// successful Sync, until something fails.
 	valid     bool
@@ -81,7 +84,7 @@ func newEngine(k kernel, f filter, o Options) *Engine {
 	if o.Intercept != nil {
 		k, f = intercepted{k, o.Intercept}, interceptedFilter{f, o.Intercept}
 	}
-	e := &Engine{options: o, log: o.Log, kernel: k, filter: f, budget: f.Limit() / 4}
+	e := &Engine{options: o, log: o.Log, kernel: k, filter: f, budget: f.Limit() / 4, made: map[serverID]bool{}}
 	e.reset()
 	return e
 }
@@ -156,8 +159,8 @@ func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
 
 // keepMark gives a frontend the mark that it had under an earlier process.
 func (e *Engine) keepMark(k elementKey, data string) {
-	outside := k.set == setMarks || k.set == setNodePortOutsideMarks
-	if !outside && k.set != setNodePortMarks || len(data) != 4 {
+	outside := k.set == setNodePortOutsideMarks
+	if !outside && k.set != setNodePortMarks && k.set != setMarks || len(data) != 4 {
 		return
 	}
 	if f, ok := parseFrontend(k.family, k.key); ok {

@@ -6,8 +6,9 @@ import (
 	"github.com/sluicenet/sluice/proxy"
 )
 
-// markKey is what has a mark: a frontend, for connections from outside or for
-// the others.
+// markKey is what has a mark: a frontend, and if it is a NodePort, for connections
+// from outside or for the others. Of a frontend with an address only one of the two
+// has a mark.
 type markKey struct {
 	frontend proxy.FrontendKey
 	outside  bool

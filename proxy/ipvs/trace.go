@@ -2,6 +2,7 @@ package ipvs
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -24,6 +25,9 @@ type tracer struct {
 // Trace implements [proxy.Tracer].
 func (e *Engine) Trace(ctx context.Context, d proxy.Decision) (proxy.Observed, error) {
 	r := e.reader
+	if r == nil {
+		return proxy.Observed{}, errors.New("ipvs: nothing to read the kernel with")
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := tracer{d: d, family: proxy.FamilyOf(d.Destination.Addr()), list: r.kernel.destinations}
@@ -41,17 +45,17 @@ func (e *Engine) Trace(ctx context.Context, d proxy.Decision) (proxy.Observed, e
 	return t.out, err
 }
 
-// say notes a line of an nft listing.
-func (t *tracer) say(set setID, format string, args ...any) {
-	kind := "set"
+// say notes an element as nft lists it.
+func (t *tracer) say(set setID, key string) {
+	kind, family := "set", "ip"
 	if specs[set].isMap() {
 		kind = "map"
 	}
-	ip := "ip"
 	if t.family == proxy.IPv6 {
-		ip = "ip6"
+		family = "ip6"
 	}
-	t.out.Rules = append(t.out.Rules, fmt.Sprintf("%s %s %s %s { %s }", ip, tableName, kind, specs[set].name, fmt.Sprintf(format, args...)))
+	k := elementKey{place{t.family, set}, key}
+	t.out.Rules = append(t.out.Rules, fmt.Sprintf("%s %s %s %s { %s }", family, tableName, kind, specs[set].name, spellElement(element{k, t.tables.elements[k]})))
 }
 
 func (t *tracer) data(set setID, key string) (string, bool) {
@@ -66,7 +70,7 @@ func (t *tracer) follow() error {
 	port := whole
 	port.Addr = netip.Addr{}
 	if verdict, ok := t.data(setServices, frontendKey(whole)); ok {
-		t.say(setServices, "%s . %s . %d : %s", addr, whole.Protocol, whole.Port, spell(verdict))
+		t.say(setServices, frontendKey(whole))
 		return t.chain(whole, verdict)
 	}
 	_, ours := t.data(setAddresses, string(addr.AsSlice()))
@@ -74,22 +78,21 @@ func (t *tracer) follow() error {
 	// nodeport-addresses decide by it.
 	isNodePort := t.d.Frontend != nil && t.d.Frontend.Kind == proxy.NodePort || t.bound.others[addr] && !addr.IsLoopback()
 	if verdict, ok := t.data(setNodePorts, frontendKey(port)); ok && isNodePort && !ours {
-		t.say(setNodePorts, "%s . %d : %s", port.Protocol, port.Port, spell(verdict))
+		t.say(setNodePorts, frontendKey(port))
 		return t.chain(port, verdict)
 	}
 	if ours {
-		t.say(setAddresses, "%s", addr)
+		t.say(setAddresses, string(addr.AsSlice()))
 		t.out.Miss, t.out.Action = proxy.UnknownPort, proxy.Reject
 		key := string([]byte{byte(whole.Port >> 8), byte(whole.Port)})
 		_, external := t.data(setExternalAddresses, string(addr.AsSlice()))
 		if _, open := t.data(setOpenPorts, key); external && open && whole.Protocol == proxy.TCP {
-			t.say(setOpenPorts, "%d", whole.Port)
+			t.say(setOpenPorts, key)
 			t.out.Miss, t.out.Action = proxy.NotOurs, 0
 		}
 		return nil
 	}
 	if t.inRanges(setServiceCIDRs, addr) {
-		t.say(setServiceCIDRs, "%s", addr)
 		t.out.Miss, t.out.Action = proxy.Unallocated, proxy.Drop
 	}
 	return nil
@@ -103,17 +106,11 @@ func (t *tracer) inRanges(set setID, a netip.Addr) bool {
 	}
 	for k := range t.tables.ranges {
 		if first, ok := netip.AddrFromSlice([]byte(k.key)); ok && k.place == (place{t.family, set}) && first.Compare(a) <= 0 {
+			t.say(set, k.key)
 			return true
 		}
 	}
 	return false
-}
-
-func spell(verdict string) string {
-	if isChain(verdict) || verdict == chainRefuse {
-		return "goto " + verdict
-	}
-	return verdict
 }
 
 // chain does what the chain of a frontend does.
@@ -152,7 +149,7 @@ func (t *tracer) chain(key proxy.FrontendKey, verdict string) error {
 			return nil
 		}
 		id.addr, id.mark = netip.AddrPort{}, nativeUint32(data)
-		t.say(set, "%s : %#08x", key, id.mark)
+		t.say(set, frontendKey(key))
 		_, always = t.data(setMasqueradeMarks, data)
 	}
 	return t.server(id, always || t.masquerades(spec, outside))
@@ -171,20 +168,22 @@ func (t *tracer) masquerades(spec chainSpec, outside bool) bool {
 // allowed reports whether the source is among those of a frontend.
 func (t *tracer) allowed(key proxy.FrontendKey) bool {
 	prefix := frontendKey(key)
-	source := string(t.d.Source.AsSlice())
+	from := t.d.Source
+	if !from.IsValid() {
+		from = t.d.Destination.Addr() // what the kernel chooses on the way to itself
+	}
+	source := string(from.AsSlice())
 	for k := range t.tables.elements {
 		half := len(k.key) / 2
 		if k.place != (place{t.family, setSources}) || !strings.HasPrefix(k.key, prefix) {
 			continue
 		}
 		if first, last := k.key[len(prefix):half], k.key[half+len(prefix):]; len(first) == len(source) && first <= source && source <= last {
-			a, _ := netip.AddrFromSlice([]byte(first))
-			b, _ := netip.AddrFromSlice([]byte(last))
-			t.say(setSources, "%s . %s-%s", key, a, b)
+			t.say(setSources, k.key)
 			return true
 		}
 	}
-	return source == ""
+	return false
 }
 
 // server reads a virtual server and its destinations.

@@ -113,7 +113,7 @@ func (e *Engine) reconcile(ctx context.Context, f *found) error {
 		}
 	}
 	for id := range f.servers {
-		if known := e.known(id); !wanted[id] && f.mine(id, e.options.ExcludeCIDRs) {
+		if known := e.known(id); !wanted[id] && (e.made[id] || f.mine(id, e.options.ExcludeCIDRs)) {
 			if err := e.retire(known, nil); err != nil {
 				return err
 			}
@@ -150,8 +150,8 @@ func (e *Engine) reconcile(ctx context.Context, f *found) error {
 		}
 	}
 	for id := range f.servers {
-		if !wanted[id] && f.mine(id, e.options.ExcludeCIDRs) {
-			if err := e.kernel.deleteServer(id); err != nil && !missingObject(err) {
+		if !wanted[id] && (e.made[id] || f.mine(id, e.options.ExcludeCIDRs)) {
+			if err := e.deleteServer(e.known(id)); err != nil {
 				return err
 			}
 		}
@@ -517,8 +517,8 @@ func (e *Engine) Cleanup(ctx context.Context) error {
 		}
 	}
 	for id := range f.servers {
-		if f.mine(id, e.options.ExcludeCIDRs) {
-			if err := e.kernel.deleteServer(id); err != nil && !missingObject(err) {
+		if e.made[id] || f.mine(id, e.options.ExcludeCIDRs) {
+			if err := e.deleteServer(id); err != nil {
 				return err
 			}
 		}
