@@ -75,6 +75,7 @@ type Exception struct {
 	Engine   string
 	Expected []Answer
 	From     string
+	Stay     string
 	Because  string
 }
 
@@ -233,9 +234,9 @@ func parseAnswer(word string) (Answer, error) {
 	return a, nil
 }
 
-// except reads "ENGINE: ANSWER... [from=...] because TEXT".
+// except reads "ENGINE: ANSWER... [from=...] [stay=...] because TEXT".
 func (p *Probe) except(l Line) error {
-	e := Exception{Engine: l.Head[0], From: p.From}
+	e := Exception{Engine: l.Head[0], From: p.From, Stay: p.Stay}
 	for i, word := range l.Tail {
 		if word == "because" {
 			e.Because = strings.Join(l.Tail[i+1:], " ")
@@ -243,6 +244,10 @@ func (p *Probe) except(l Line) error {
 		}
 		if from, ok := strings.CutPrefix(word, "from="); ok {
 			e.From = from
+			continue
+		}
+		if stay, ok := strings.CutPrefix(word, "stay="); ok {
+			e.Stay = stay
 			continue
 		}
 		a, err := parseAnswer(word)
@@ -265,7 +270,7 @@ func (p *Probe) except(l Line) error {
 func (p Probe) of(engine string) Probe {
 	for _, e := range p.Except {
 		if strings.HasPrefix(engine, e.Engine) {
-			p.Expected, p.From = e.Expected, e.From
+			p.Expected, p.From, p.Stay = e.Expected, e.From, e.Stay
 		}
 	}
 	return p
