@@ -297,6 +297,18 @@ func incompatible(err error) bool {
 	return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBUSY)
 }
 
+// errWaiting indicates that a server has not been ready yet.
+var errWaiting = errors.New("queries are not intercepted yet")
+
+// Check returns an error until queries have come to this process for the first
+// time. A predecessor must not end before, for there may be no other server.
+func (i *Interceptor) Check() error {
+	if i.shown.Load() == nil {
+		return errWaiting
+	}
+	return nil
+}
+
 // Captured returns the addresses that are intercepted while the server is alive.
 func (i *Interceptor) Captured() []netip.Addr {
 	var out []netip.Addr

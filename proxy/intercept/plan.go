@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"hash/fnv"
+	"io"
+	"math/bits"
 	"net/netip"
 	"slices"
 	"strings"
@@ -92,11 +94,6 @@ func MakePlan(c Config, snap *model.Snapshot, local []netip.Addr) Plan {
 // endpoints fills in the ordinary endpoints, and reports whether there are such
 // that are this server.
 func (f *FamilyPlan) endpoints(c Config, snap *model.Snapshot, local []netip.Addr) (own bool) {
-	add := func(list *[]netip.AddrPort, a netip.AddrPort) {
-		if !slices.Contains(*list, a) {
-			*list = append(*list, a)
-		}
-	}
 	svc, _ := model.Services.Get(snap, c.Service.Namespace, c.Service.Name)
 	for s := range model.SlicesByService.Find(snap, c.Service.String()) {
 		for _, e := range s.Endpoints {
@@ -111,9 +108,9 @@ func (f *FamilyPlan) endpoints(c Config, snap *model.Snapshot, local []netip.Add
 				switch {
 				case !isDNS(svc, p):
 				case p.Protocol == corev1.ProtocolUDP:
-					add(&f.UDP, netip.AddrPortFrom(e.Addr, p.Port))
+					f.UDP = append(f.UDP, netip.AddrPortFrom(e.Addr, p.Port))
 				case p.Protocol == corev1.ProtocolTCP:
-					add(&f.TCP, netip.AddrPortFrom(e.Addr, p.Port))
+					f.TCP = append(f.TCP, netip.AddrPortFrom(e.Addr, p.Port))
 				}
 			}
 		}
@@ -132,15 +129,21 @@ func isDNS(svc *model.Service, p model.EndpointPort) bool {
 // choose returns the endpoints that this node uses, in order. It is the rendezvous
 // of node and endpoint, so that one that comes or goes changes at most one.
 func choose(node string, all []netip.AddrPort) []netip.AddrPort {
-	if len(all) > maxEndpoints {
-		weight := func(a netip.AddrPort) uint64 {
-			h := fnv.New64a()
-			_, _ = fmt.Fprintf(h, "%s %s", node, a)
-			return h.Sum64() * 0x9e3779b97f4a7c15 // FNV's last bytes hardly mix
-		}
-		slices.SortFunc(all, func(a, b netip.AddrPort) int { return cmp.Compare(weight(a), weight(b)) })
-		all = all[:maxEndpoints]
+	slices.SortFunc(all, netip.AddrPort.Compare)
+	all = slices.Compact(all)
+	if len(all) <= maxEndpoints {
+		return all
 	}
+	weight := make(map[netip.AddrPort]uint64, len(all))
+	for _, a := range all {
+		h := fnv.New64a()
+		_, _ = io.WriteString(h, node)
+		_, _ = h.Write(a.Addr().AsSlice())
+		_, _ = h.Write([]byte{byte(a.Port() >> 8), byte(a.Port())})
+		weight[a] = bits.RotateLeft64(h.Sum64()*0x9e3779b97f4a7c15, 32) // FNV's last bytes hardly mix
+	}
+	slices.SortFunc(all, func(a, b netip.AddrPort) int { return cmp.Compare(weight[a], weight[b]) })
+	all = all[:maxEndpoints]
 	slices.SortFunc(all, netip.AddrPort.Compare)
 	return all
 }

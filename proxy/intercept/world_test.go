@@ -226,7 +226,7 @@ func (w *world) check(want string, targets ...target) {
 	for _, x := range targets {
 		var got string
 		var err error
-		for end := time.Now().Add(10 * time.Second); got != want && time.Now().Before(end); {
+		for end := time.Now().Add(30 * time.Second); got != want && time.Now().Before(end); {
 			got, err = x.ask(time.Second)
 		}
 		if got != want {
