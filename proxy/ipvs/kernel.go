@@ -112,7 +112,7 @@ func loadModule() error {
 		return nil
 	}
 	if out, failed := exec.Command("modprobe", "ip_vs").CombinedOutput(); failed != nil {
-		err = fmt.Errorf("%w (modprobe: %s)", err, strings.TrimSpace(string(out)+" "+failed.Error()))
+		err = fmt.Errorf("%w (modprobe: %s)", err, strings.Join(append(strings.Fields(string(out)), failed.Error()), " "))
 	} else if _, err = netlink.GenlFamilyGet("IPVS"); err == nil {
 		return nil
 	}

@@ -57,7 +57,9 @@ func endpoints(name string, weight int32, list ...string) *model.EndpointSlice {
 func external(s *model.Service) {
 	s.Type = corev1.ServiceTypeLoadBalancer
 	s.LoadBalancerIPs, s.ExternalIPs = addrs("10.97.0.10"), addrs("10.240.0.11", "10.98.0.1")
-	s.Ports[0].NodePort, s.Ports[1].NodePort = 30080, 30053
+	for i, port := range []uint16{30080, 30053}[:len(s.Ports)] {
+		s.Ports[i].NodePort = port
+	}
 	s.HealthCheckNodePort = 31000
 }
 

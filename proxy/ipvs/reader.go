@@ -87,7 +87,8 @@ const (
 	attrBytesOut    = 5
 )
 
-// Count implements [proxy.Counter].
+// Count implements [proxy.Counter]. The kernel adds up what its processors counted
+// every two seconds.
 func (e *Engine) Count(ctx context.Context, each func(proxy.FrontendKey, proxy.Traffic)) error {
 	if e.reader == nil {
 		return nil
