@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"net/url"
 
-	"github.com/sluicenet/sluice/dns"
-	"github.com/sluicenet/sluice/dns/zone"
 	"github.com/sluicenet/sluice/model"
 )
 
@@ -17,22 +15,14 @@ func (p *process) dns() error {
 	if len(c.Listen) == 0 {
 		return nil
 	}
-	pods, err := zone.ParsePodMode(c.Pods)
-	if err != nil {
-		return err
-	}
-	upstreams, err := forwardOptions(&c)
+	o, err := p.dnsOptions()
 	if err != nil {
 		return err
 	}
 	if err := p.awaitZone(); err != nil {
 		return err
 	}
-	s, err := p.newNameServer(dns.Options{
-		Store: p.store, Listen: c.Listen, Addresses: []netip.Addr{}, Zones: []string{p.conf.Zone}, Pods: pods,
-		Forward: upstreams, ResolvConf: c.Resolv, Cache: cacheOptions(&c.Cache), KeepSubnet: c.KeepSubnet,
-		CoreDNSMetrics: c.CoreDNSMetrics, Status: p.board, Log: p.log,
-	})
+	s, err := p.newNameServer(o)
 	if err != nil {
 		return err
 	}

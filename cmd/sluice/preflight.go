@@ -18,7 +18,7 @@ import (
 )
 
 // role says which parts a process runs.
-type role struct{ node, control bool }
+type role struct{ node, control, dns bool }
 
 // preflight sees whether a process could run as it is configured, before
 // anything is changed: one that can only half start must not touch the rules.
@@ -60,7 +60,7 @@ func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 		// Whoever has it may be about to go: it is tried again.
 		out = append(out, finding{what: "proxy.healthz " + c.Proxy.Healthz, err: err, minor: !c.Proxy.HealthzHardFail})
 	}
-	if r.node {
+	if r.node || r.dns {
 		for _, a := range c.DNS.Listen {
 			err := free(ctx, "dns.listen", "udp", a.String(), share)
 			if err == nil {

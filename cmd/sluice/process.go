@@ -94,7 +94,11 @@ func oneTransport(c *rest.Config) (*rest.Config, error) {
 }
 
 // source starts reading objects of these kinds.
-func (p *process) source(kinds []model.KindID) {
+func (p *process) source(kinds []model.KindID) { p.sourceOf("", kinds) }
+
+// sourceOf starts reading objects of these kinds, and of Pods those of one node
+// unless that is empty.
+func (p *process) sourceOf(node string, kinds []model.KindID) {
 	if p.rest == nil {
 		src := files.New(files.Options{
 			Dir: p.conf.Manifests, Store: p.store, Board: p.board, Log: p.log, ServiceCIDRs: p.conf.Proxy.ServiceCIDRs,
@@ -104,7 +108,7 @@ func (p *process) source(kinds []model.KindID) {
 		return
 	}
 	p.Go(func() error {
-		src, err := kube.New(kube.Options{Config: p.rest, Store: p.store, Board: p.board, Kinds: kinds, Log: p.log})
+		src, err := kube.New(kube.Options{Config: p.rest, Store: p.store, Board: p.board, Kinds: kinds, Node: node, Log: p.log})
 		if err != nil {
 			return err
 		}

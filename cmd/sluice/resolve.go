@@ -79,7 +79,16 @@ func (r resolver) destination(text string) (addrPort, protocol string, err error
 func (r resolver) source(text, destination string) (string, error) {
 	name, ok := strings.CutPrefix(text, "pod/")
 	if !ok {
-		return text, nil
+		if _, err := netip.ParseAddr(text); err == nil || text == "node" {
+			return text, nil
+		}
+		// The node's DNS knows Services by their whole names, and Pods by those
+		// that their Services give them.
+		kinds := []string{"A", "AAAA"}
+		if strings.HasPrefix(destination, "[") {
+			kinds = []string{"AAAA"}
+		}
+		return r.lookup(text, kinds...)
 	}
 	ips, err := r.pod(name)
 	if err != nil {
@@ -147,8 +156,18 @@ func (r resolver) service(called, namespace, name, port, protocol string) (addrP
 
 // name asks the node's own DNS for the address of a name.
 func (r resolver) name(host, port string) (string, error) {
+	addr, err := r.lookup(host, "A", "AAAA")
+	if err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(addr, port), nil
+}
+
+// lookup returns the first address of a name, of the first type that has one.
+func (r resolver) lookup(host string, kinds ...string) (string, error) {
 	var answer dns.Explanation
-	for _, kind := range []string{"A", "AAAA"} {
+	for _, kind := range kinds {
+		answer = dns.Explanation{}
 		if err := r.client.Ask(r.cmd.Context(), "dns", url.Values{"name": {host}, "type": {kind}}, &answer); err != nil {
 			return "", err
 		}
@@ -156,7 +175,7 @@ func (r resolver) name(host, port string) (string, error) {
 			fields := strings.Fields(record)
 			if addr, err := netip.ParseAddr(fields[len(fields)-1]); err == nil {
 				_, _ = fmt.Fprintf(r.said, "%s is %s: %s\n", host, addr, answer.Reason)
-				return net.JoinHostPort(addr.String(), port), nil
+				return addr.String(), nil
 			}
 		}
 	}

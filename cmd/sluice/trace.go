@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sluicenet/sluice/dns"
 	"github.com/sluicenet/sluice/internal/admin"
 	"github.com/sluicenet/sluice/internal/config"
 )
@@ -24,9 +23,9 @@ func traceCommand() *cobra.Command {
 to DST, and compare that with the rules that the kernel has: where they differ,
 the exit status is 1.
 
-SRC is an address, pod/NAMESPACE/NAME, or "node" for this node itself. DST is an
-address, pod/NAMESPACE/NAME, svc/NAMESPACE/NAME, a Service as NAME or
-NAME.NAMESPACE, or a name of the cluster. PORT is a number or, of a Service, the
+SRC is an address, pod/NAMESPACE/NAME, a name, or "node" for this node itself. DST
+is an address, pod/NAMESPACE/NAME, svc/NAMESPACE/NAME, a Service as NAME or
+NAME.NAMESPACE, or any other name, which the node's DNS is asked for. PORT is a number or, of a Service, the
 port's name. PROTOCOL is tcp unless given.`,
 		Example: `  sluice trace 10.244.1.10 10.96.0.20:80
   sluice trace pod/shop/cart-0 svc/shop/web:http
@@ -102,35 +101,4 @@ func cutLast(s, sep string) (before, after string, found bool) {
 		return s, "", false
 	}
 	return s[:i], s[i+len(sep):], true
-}
-
-func dnsCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "dns", Short: "Ask the node's DNS server"}
-	var socket string
-	query := &cobra.Command{
-		Use:     "query NAME [TYPE]",
-		Short:   "Answer a query and explain where the answer comes from",
-		Example: "  sluice dns query web.default.svc.cluster.local AAAA",
-		Args:    cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			q := url.Values{"name": {args[0]}, "type": {"A"}}
-			if len(args) == 2 {
-				q.Set("type", args[1])
-			}
-			var answer dns.Explanation
-			if err := admin.NewClient(socket).Ask(cmd.Context(), "dns", q, &answer); err != nil {
-				return err
-			}
-			w := cmd.OutOrStdout()
-			_, _ = fmt.Fprintf(w, "%s %s: %s, from %s\n", answer.Name, answer.Type, answer.Rcode, answer.Source)
-			for _, r := range append(answer.Answer, answer.Authority...) {
-				_, _ = fmt.Fprintln(w, "  "+r)
-			}
-			_, err := fmt.Fprintln(w, answer.Reason)
-			return err
-		},
-	}
-	query.Flags().StringVar(&socket, "socket", config.Default().Socket, "socket of the process to ask")
-	cmd.AddCommand(query, conformanceCommand())
-	return cmd
 }

@@ -1,0 +1,350 @@
+package corefile
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sluicenet/sluice/dns/hosts"
+	"github.com/sluicenet/sluice/dns/wire"
+)
+
+// anyway are plugins that ask for what is done anyway.
+var anyway = map[string]string{
+	"errors":      "failures are counted, and what is wrong is logged once",
+	"health":      "/livez is at the address of the metrics",
+	"ready":       "/healthz is at the address of the metrics",
+	"reload":      "files of hosts, certificates and the resolv.conf are read again when they change; a process with another configuration takes over without losing a query",
+	"loop":        "upstreams that ask this server are found out and left out",
+	"loadbalance": "addresses begin with a random one",
+	"bufsize":     "answers over UDP have at most 1232 octets",
+	"multisocket": "there is a socket a core",
+	"lameduck":    "what is under way is answered at the end",
+	"any":         "ANY is answered with what there is",
+	"shed":        "when there is too much to do the newest is done first",
+	"nsid":        "nobody needs it",
+}
+
+// directive takes over one line of a block.
+func (im *importer) directive(s *server, d directive) {
+	switch d.name {
+	case "bind":
+		im.bind(s, d)
+	case "prometheus":
+		im.metrics(d)
+	case "cache":
+		im.cache(s, d)
+	case "forward":
+		im.forward(s, d)
+	case "hosts":
+		im.hosts(d)
+	case "rewrite":
+		im.rewrite(d)
+	case "kubernetes":
+		im.kubernetes(d)
+	case "autopath":
+		im.c.DNS.Autopath = true
+	case "log":
+		im.c.DNS.Log.Sample = 1
+		if len(d.args)+len(d.body) > 0 {
+			im.lost(d, "all queries are logged, in our own form; a sample with dns.log.sample")
+		}
+	case "dnstap":
+		im.dnstap(d)
+	case "tls":
+		im.tls(s, d)
+	case "import":
+		im.lost(d, "the file is not here: import what it holds")
+	default:
+		if why, ok := anyway[d.name]; ok {
+			im.needed(d, "%s", why)
+			return
+		}
+		im.lost(d, "there is nothing like the plugin %s", d.name)
+	}
+}
+
+// seconds reads a number of seconds or a duration.
+func seconds(s string) (time.Duration, bool) {
+	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+		return time.Duration(n) * time.Second, true
+	}
+	d, err := time.ParseDuration(s)
+	return d.Truncate(time.Second), err == nil && d >= 0 && d < 1<<31*time.Second
+}
+
+// cache takes over limits of lives: of all names, or of those of one zone.
+func (im *importer) cache(s *server, d directive) {
+	if s.cluster && !isRoot(s.zones) {
+		im.needed(d, "the cluster's names are answered from its objects, with dns.ttl")
+		return
+	}
+	answer, negative := time.Hour, 30*time.Minute // CoreDNS' defaults
+	args := d.args
+	if len(args) > 0 {
+		if ttl, ok := seconds(args[0]); ok {
+			answer, negative, args = ttl, ttl, args[1:]
+		}
+	}
+	if len(args) > 0 {
+		im.lost(d, "it is for all zones of its block")
+	}
+	c := &im.c.DNS.Cache
+	for _, o := range d.body {
+		switch o.name {
+		case "success", "denial":
+			to := &answer
+			if o.name == "denial" {
+				to = &negative
+			}
+			if len(o.args) > 1 {
+				if ttl, ok := seconds(o.args[1]); ok {
+					*to = ttl
+				}
+			}
+			if len(o.args) > 2 {
+				im.lost(o, "TTLs are never raised")
+			}
+			im.needed(o, "what the cache holds is bounded by its memory, dns.cache.mib")
+		case "prefetch":
+			if n, err := strconv.ParseUint(first(o.args), 10, 16); err == nil && isRoot(s.zones) {
+				c.Prefetch = uint32(n)
+			} else {
+				im.lost(o, "dns.cache.prefetch is for all zones")
+			}
+		case "serve_stale":
+			stale, ok := seconds(first(o.args))
+			if len(o.args) == 0 {
+				stale, ok = time.Hour, true
+			}
+			if ok && isRoot(s.zones) {
+				c.Stale = metav1.Duration{Duration: stale}
+				continue
+			}
+			im.lost(o, "dns.cache.stale is for all zones")
+		case "servfail":
+			if ttl, ok := seconds(first(o.args)); ok && ttl >= time.Second && isRoot(s.zones) {
+				c.FailureTTL = metav1.Duration{Duration: min(ttl, 5*time.Second)}
+				continue
+			}
+			im.lost(o, "failures are kept for %v", c.FailureTTL.Duration)
+		default:
+			im.lost(o, "there is nothing like it in the cache")
+		}
+	}
+	for _, z := range s.zones {
+		im.lives = append(im.lives, life{z, answer, negative})
+	}
+}
+
+// life is how long answers for the names of a zone are kept.
+type life struct {
+	zone             string
+	answer, negative time.Duration
+}
+
+// limitLives takes over all lives: that of all names as the cache's, unless others
+// are longer, which the cache's is a bound of.
+func (im *importer) limitLives() {
+	c := &im.c.DNS.Cache
+	var most life
+	for _, l := range im.lives {
+		most.answer, most.negative = max(most.answer, l.answer), max(most.negative, l.negative)
+	}
+	for _, l := range im.lives {
+		if l.zone == "." && l.answer == most.answer && l.negative == most.negative && most.answer > 0 && most.negative > 0 {
+			continue
+		}
+		text := fmt.Sprintf("%s=%v/%v", l.zone, l.answer, l.negative)
+		if !slices.Contains(c.Zones, text) {
+			c.Zones = append(c.Zones, text)
+		}
+	}
+	if most.answer > 0 {
+		c.MaxTTL = metav1.Duration{Duration: most.answer}
+	}
+	if most.negative > 0 {
+		c.MaxNegativeTTL = metav1.Duration{Duration: most.negative}
+	}
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// hosts takes over entries of hosts(5).
+func (im *importer) hosts(d directive) {
+	h := &im.c.DNS.Hosts
+	switch {
+	case len(d.args) == 0:
+		if len(d.body) == 0 {
+			h.File = "/etc/hosts"
+			break
+		}
+		im.lost(d, "CoreDNS reads /etc/hosts of its container besides: name a file in dns.hosts.file")
+	case h.File != "" && h.File != d.args[0]:
+		im.lost(d, "one file of hosts is read, %s", h.File)
+	default:
+		h.File = d.args[0]
+		if len(d.args) > 1 {
+			im.lost(d, "its entries are for all zones")
+		}
+	}
+	through := false
+	for _, o := range d.body {
+		switch o.name {
+		case "fallthrough":
+			through = true
+			if len(o.args) > 0 {
+				im.lost(o, "names without entry are looked for elsewhere in all zones")
+			}
+		case "no_reverse":
+			h.NoReverse = true
+		case "ttl":
+			if ttl, ok := seconds(first(o.args)); ok && ttl > 0 {
+				h.TTL = metav1.Duration{Duration: ttl}
+			}
+		case "reload":
+			im.needed(o, "the file is read again when it changes")
+		default:
+			line := strings.Join(append([]string{o.name}, o.args...), " ")
+			if _, errs := hosts.New([]string{line}, hosts.Options{}); len(errs) > 0 || strings.Contains(line, ",") {
+				im.lost(o, "expected an address and names")
+				continue
+			}
+			h.Entries = append(h.Entries, line)
+		}
+	}
+	if !through {
+		im.lost(d, "names without entry are looked for elsewhere, as with fallthrough")
+	}
+}
+
+// rewrite takes over rewrites of whole names.
+func (im *importer) rewrite(d directive) {
+	args := d.args
+	if len(args) > 0 && (args[0] == "stop" || args[0] == "continue") {
+		args = args[1:]
+	}
+	if first(args) != "name" || len(d.body) > 0 {
+		im.lost(d, "only whole names are rewritten")
+		return
+	}
+	args = args[1:]
+	if first(args) == "exact" {
+		args = args[1:]
+	}
+	if len(args) == 4 && args[2] == "answer" && args[3] == "auto" {
+		args = args[:2]
+	}
+	if len(args) != 2 || isPlaceholder(args[0]) || isPlaceholder(args[1]) {
+		im.lost(d, "only whole names are rewritten, and their answers with them")
+		return
+	}
+	for _, name := range args {
+		if n, err := wire.ParseName(name); err != nil || len(n) == 1 || strings.ContainsAny(name, "=,") {
+			im.lost(d, "%s is no name", name)
+			return
+		}
+	}
+	im.c.DNS.Rewrites = append(im.c.DNS.Rewrites, strings.TrimSuffix(args[0], ".")+"="+strings.TrimSuffix(args[1], "."))
+}
+
+// kubernetes takes over how the cluster's names are answered.
+func (im *importer) kubernetes(d directive) {
+	c := &im.c.DNS
+	for _, z := range d.args {
+		z = strings.ToLower(strings.TrimSuffix(z, "."))
+		switch {
+		case isReverse(z), z == im.zone, slices.Contains(c.Zones, z):
+		case isPlaceholder(z):
+			im.lost(d, "%s: name the cluster's zone in zone, which is %s", z, im.zone)
+		default:
+			c.Zones = append(c.Zones, z)
+		}
+	}
+	c.Pods = "disabled"
+	for _, o := range d.body {
+		switch o.name {
+		case "pods":
+			c.Pods = first(o.args)
+			if !slices.Contains([]string{"disabled", "insecure", "verified"}, c.Pods) {
+				c.Pods = "disabled"
+				im.lost(o, "expected disabled, insecure or verified")
+			}
+		case "ttl":
+			if ttl, ok := seconds(first(o.args)); ok && ttl >= time.Second && ttl <= time.Hour {
+				c.TTL = metav1.Duration{Duration: ttl}
+				continue
+			}
+			im.lost(o, "expected 1 to 3600")
+		case "endpoint_pod_names":
+			c.EndpointPodNames = true
+		case "fallthrough":
+			for _, z := range o.args {
+				if !isReverse(strings.TrimSuffix(z, ".")) {
+					im.lost(o, "names of the cluster's zone are looked for nowhere else")
+				}
+			}
+			if len(o.args) == 0 {
+				im.lost(o, "names of the cluster's zone are looked for nowhere else; those of addresses are")
+			}
+		case "kubeconfig":
+			im.c.Kubeconfig = first(o.args)
+		case "startup_timeout":
+			im.needed(o, "the server waits five seconds for the cluster's objects")
+		default:
+			im.lost(o, "there is nothing like it for the cluster's names")
+		}
+	}
+}
+
+// dnstap takes over where its messages go.
+func (im *importer) dnstap(d directive) {
+	socket := first(d.args)
+	switch {
+	case strings.HasPrefix(socket, "/"):
+		socket = "unix://" + socket
+	case strings.HasPrefix(socket, "unix:///"):
+	case strings.HasPrefix(socket, "tcp://"):
+		if _, _, err := net.SplitHostPort(strings.TrimPrefix(socket, "tcp://")); err != nil {
+			im.lost(d, "expected ADDRESS:PORT")
+			return
+		}
+	default:
+		im.lost(d, "messages go to a Unix socket or over TCP")
+		return
+	}
+	im.c.DNS.Dnstap.Socket = socket
+	if !slices.Contains(d.args, "full") {
+		im.needed(d, "messages are whole")
+	}
+	for _, o := range d.body {
+		im.lost(o, "the identity is the node's name")
+	}
+}
+
+// tls takes over the certificate of a block that is served over TLS.
+func (im *importer) tls(s *server, d directive) {
+	if !s.tls || len(d.args) < 2 {
+		im.lost(d, "a certificate and a key are for a block of tls://")
+		return
+	}
+	t := &im.c.DNS.TLS
+	t.CertFile, t.KeyFile = d.args[0], d.args[1]
+	if len(s.find("bind")) == 0 {
+		t.Listen = []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), s.port), netip.AddrPortFrom(netip.IPv6Unspecified(), s.port)}
+	}
+	if len(d.args) > 2 || len(d.body) > 0 {
+		im.lost(d, "clients need no certificate")
+	}
+}
