@@ -33,7 +33,7 @@ func cluster(services int) *Store {
 				Meta: Meta{Namespace: ns, Name: name, UID: fmt.Sprintf("%08x-0000-4000-8000-000000000000", i), Labels: map[string]string{"app": name}},
 				Type: corev1.ServiceTypeClusterIP, ClusterIPs: []netip.Addr{addr}, Families: []corev1.IPFamily{corev1.IPv4Protocol},
 				Ports:    []ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80, TargetPort: "8080"}},
-				Selector: map[string]string{"app": name},
+				Selector: "app=" + name,
 			})
 			slice := &EndpointSlice{
 				Meta:    Meta{Namespace: ns, Name: name + "-abcde", UID: fmt.Sprintf("%08x-0000-4000-9000-000000000000", i)},

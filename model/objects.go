@@ -9,13 +9,15 @@ import (
 
 // Meta is what the compact kinds keep of an object's metadata.
 type Meta struct {
-	Namespace   string
-	Name        string
-	UID         string
-	Generation  int64
-	Created     time.Time
+	Namespace  string
+	Name       string
+	UID        string
+	Generation int64
+	Created    time.Time
+	// Labels, Annotations and UID are there as far as some part reads them of the
+	// kind; see package source.
 	Labels      map[string]string
-	Annotations map[string]string // only those that some part reads; see package source
+	Annotations map[string]string
 }
 
 // GetNamespace returns the object's namespace, empty for a cluster-scoped one.
@@ -30,21 +32,21 @@ type Service struct {
 	Meta
 	Type                  corev1.ServiceType
 	ClusterIPs            []netip.Addr // empty for headless and ExternalName
-	Headless              bool         // clusterIP: None
 	ExternalName          string
 	ExternalIPs           []netip.Addr
 	LoadBalancerIPs       []netip.Addr // status.loadBalancer.ingress with ipMode VIP
 	SourceRanges          []netip.Prefix
 	Families              []corev1.IPFamily
 	Ports                 []ServicePort
-	Selector              map[string]string
+	Selector              string // labels as "key=value,key=value", in order; nothing here selects by it
 	ExternalTrafficPolicy corev1.ServiceExternalTrafficPolicy
 	InternalTrafficPolicy corev1.ServiceInternalTrafficPolicy
-	HealthCheckNodePort   uint16
 	AffinityTimeout       time.Duration // 0: no session affinity
 	TrafficDistribution   string
-	PublishNotReady       bool
 	Scheduler             string // annotation sluice.io/scheduler; empty: the engine's own
+	HealthCheckNodePort   uint16
+	Headless              bool // clusterIP: None
+	PublishNotReady       bool
 }
 
 // ServicePort is one port of a Service.
@@ -61,10 +63,10 @@ type ServicePort struct {
 type EndpointSlice struct {
 	Meta
 	Service   string // of the same namespace; the label kubernetes.io/service-name
-	IPv6      bool
 	Ports     []EndpointPort
 	Endpoints []Endpoint
 	Weight    int32 // annotation sluice.io/weight; 1 unless set, 0 drains
+	IPv6      bool
 	// Triggered is when that happened of which the slice tells, by the annotation
 	// endpoints.kubernetes.io/last-change-trigger-time; zero: unknown. A slice
 	// that differs in it alone is no change.
@@ -83,16 +85,41 @@ type EndpointPort struct {
 // fungible; proxies use the first.
 type Endpoint struct {
 	Addr        netip.Addr
-	MoreAddrs   []netip.Addr // the rest, of which DNS makes records
-	Hostname    string
 	Node        string
 	Zone        string
 	Pod         string // targetRef of kind Pod, in the slice's namespace
 	Ready       bool
 	Serving     bool
 	Terminating bool
-	ForZones    []string
-	ForNodes    []string
+	Rare        *RareEndpoint // nil: none of it
+}
+
+// RareEndpoint is what most endpoints do not have. There are more endpoints in a
+// cluster than of anything else, so it is not in each of them.
+type RareEndpoint struct {
+	MoreAddrs []netip.Addr // the rest of the addresses, of which DNS makes records
+	Hostname  string
+	ForZones  []string // hints
+	ForNodes  []string
+}
+
+// MoreAddrs returns the addresses but the first.
+func (e *Endpoint) MoreAddrs() []netip.Addr { return e.rare().MoreAddrs }
+
+// Hostname returns the endpoint's own name below its Service's, or "".
+func (e *Endpoint) Hostname() string { return e.rare().Hostname }
+
+// ForZones returns the zones that the endpoint is meant for, by its hints.
+func (e *Endpoint) ForZones() []string { return e.rare().ForZones }
+
+// ForNodes returns the nodes that the endpoint is meant for, by its hints.
+func (e *Endpoint) ForNodes() []string { return e.rare().ForNodes }
+
+func (e *Endpoint) rare() RareEndpoint {
+	if e.Rare == nil {
+		return RareEndpoint{}
+	}
+	return *e.Rare
 }
 
 // Pod is what is kept of a core/v1 Pod.

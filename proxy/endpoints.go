@@ -165,10 +165,10 @@ func hinted(all []endpoint, node Node) topology {
 		if !e.Ready {
 			continue
 		}
-		allNode = allNode && len(e.ForNodes) > 0
-		allZone = allZone && len(e.ForZones) > 0
-		myNode = myNode || slices.Contains(e.ForNodes, node.Name)
-		myZone = myZone || slices.Contains(e.ForZones, node.Zone)
+		allNode = allNode && len(e.ForNodes()) > 0
+		allZone = allZone && len(e.ForZones()) > 0
+		myNode = myNode || slices.Contains(e.ForNodes(), node.Name)
+		myZone = myZone || slices.Contains(e.ForZones(), node.Zone)
 	}
 	switch {
 	case allNode && myNode:
@@ -188,8 +188,8 @@ func categorize(all []endpoint, node Node) (cluster, local []Backend) {
 	ready := func(e *endpoint) bool { return e.Ready && e.weight > 0 && e.parts > 0 }
 	serving := func(e *endpoint) bool { return e.Serving && e.Terminating && e.weight > 0 && e.parts > 0 }
 	cluster = backends(all, func(e *endpoint) bool {
-		return ready(e) && (hints == anywhere || hints == sameNode && slices.Contains(e.ForNodes, node.Name) ||
-			hints == sameZone && slices.Contains(e.ForZones, node.Zone))
+		return ready(e) && (hints == anywhere || hints == sameNode && slices.Contains(e.ForNodes(), node.Name) ||
+			hints == sameZone && slices.Contains(e.ForZones(), node.Zone))
 	})
 	if cluster == nil && hints != anywhere {
 		// All that the hints leave us are drained.

@@ -99,11 +99,11 @@ func ep(n int, edits ...func(*model.Endpoint)) model.Endpoint {
 func terminating(e *model.Endpoint) { e.Ready, e.Terminating = false, true }
 func notReady(e *model.Endpoint)    { e.Ready, e.Serving = false, false }
 func forZone(z string) func(*model.Endpoint) {
-	return func(e *model.Endpoint) { e.ForZones = []string{z} }
+	return func(e *model.Endpoint) { e.Rare = &model.RareEndpoint{ForZones: []string{z}} }
 }
 
 func forNode(n string) func(*model.Endpoint) {
-	return func(e *model.Endpoint) { e.ForNodes = []string{n} }
+	return func(e *model.Endpoint) { e.Rare = &model.RareEndpoint{ForNodes: []string{n}} }
 }
 
 func slice(service string, endpoints ...model.Endpoint) *model.EndpointSlice {

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,9 +21,12 @@ import (
 // (discovery/v1 EndpointConditions).
 func convertEndpointSlice(in *discoveryv1.EndpointSlice, f *findings) []Value {
 	s := &model.EndpointSlice{
-		Meta:    slimMeta(&in.ObjectMeta),
-		Service: in.Labels[discoveryv1.LabelServiceName],
-		Weight:  weight(in.Annotations, f),
+		Meta:   slimMeta(&in.ObjectMeta),
+		Weight: weight(in.Annotations, f),
+	}
+	// The usual name of a slice begins with the Service's.
+	if s.Service = in.Labels[discoveryv1.LabelServiceName]; strings.HasPrefix(s.Name, s.Service) {
+		s.Service = s.Name[:len(s.Service)]
 	}
 	s.Triggered = triggered(in.Annotations)
 	switch in.AddressType {
@@ -45,6 +49,7 @@ func convertEndpointSlice(in *discoveryv1.EndpointSlice, f *findings) []Value {
 			s.Ports = append(s.Ports, out)
 		}
 	}
+	s.Ports = endpointPorts.share(s.Ports)
 	if len(in.Endpoints) > 0 {
 		s.Endpoints = make([]model.Endpoint, 0, len(in.Endpoints))
 	}
@@ -114,6 +119,7 @@ func endpointPort(f *findings, field string, p discoveryv1.EndpointPort) (model.
 
 func endpoint(f *findings, i int, in *discoveryv1.Endpoint, ipv6 bool) (model.Endpoint, bool) {
 	var ep model.Endpoint
+	var rare model.RareEndpoint
 	for j, text := range in.Addresses {
 		ip, err := netip.ParseAddr(text)
 		if err != nil || ip.Zone() != "" || ip.Unmap().Is6() != ipv6 || special(ip.Unmap()) {
@@ -128,7 +134,7 @@ func endpoint(f *findings, i int, in *discoveryv1.Endpoint, ipv6 bool) (model.En
 		if !ep.Addr.IsValid() {
 			ep.Addr = ip
 		} else {
-			ep.MoreAddrs = append(ep.MoreAddrs, ip)
+			rare.MoreAddrs = append(rare.MoreAddrs, ip)
 		}
 	}
 	if !ep.Addr.IsValid() {
@@ -144,7 +150,7 @@ func endpoint(f *findings, i int, in *discoveryv1.Endpoint, ipv6 bool) (model.En
 	}
 	ep.Terminating = in.Conditions.Terminating != nil && *in.Conditions.Terminating
 	if in.Hostname != nil {
-		ep.Hostname = *in.Hostname
+		rare.Hostname = *in.Hostname
 	}
 	if in.NodeName != nil {
 		ep.Node = intern(*in.NodeName)
@@ -157,11 +163,14 @@ func endpoint(f *findings, i int, in *discoveryv1.Endpoint, ipv6 bool) (model.En
 	}
 	if h := in.Hints; h != nil {
 		for _, z := range h.ForZones {
-			ep.ForZones = append(ep.ForZones, intern(z.Name))
+			rare.ForZones = append(rare.ForZones, intern(z.Name))
 		}
 		for _, n := range h.ForNodes {
-			ep.ForNodes = append(ep.ForNodes, intern(n.Name))
+			rare.ForNodes = append(rare.ForNodes, intern(n.Name))
 		}
+	}
+	if rare.Hostname != "" || len(rare.MoreAddrs)+len(rare.ForZones)+len(rare.ForNodes) > 0 {
+		ep.Rare = &rare
 	}
 	return ep, true
 }
@@ -197,7 +206,10 @@ func convertEndpoints(in *corev1.Endpoints, f *findings) []Value { //nolint:stat
 					s = endpointsSlice(in, i, ip.Is6(), ports, f)
 					byFamily[ip.Is6()] = s
 				}
-				ep := model.Endpoint{Addr: ip, Hostname: a.Hostname, Ready: ready, Serving: ready}
+				ep := model.Endpoint{Addr: ip, Ready: ready, Serving: ready}
+				if a.Hostname != "" {
+					ep.Rare = &model.RareEndpoint{Hostname: a.Hostname}
+				}
 				if a.NodeName != nil {
 					ep.Node = intern(*a.NodeName)
 				}

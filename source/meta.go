@@ -5,7 +5,6 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sluicenet/sluice/model"
@@ -40,11 +39,7 @@ func keepLabel(name string) bool {
 	if strings.HasPrefix(name, annotationPrefix) {
 		return true
 	}
-	switch name {
-	case discoveryv1.LabelManagedBy, corev1.IsHeadlessService, discoveryv1.LabelServiceName:
-		return true
-	}
-	return false
+	return name == corev1.IsHeadlessService || name == serviceProxyName
 }
 
 // meta converts an object's metadata with all of its labels.
@@ -60,10 +55,13 @@ func meta(m *metav1.ObjectMeta) model.Meta {
 	}
 }
 
-// slimMeta is meta with only the labels that keepLabel names.
+// serviceProxyName is the label of a Service that is for another service proxy.
+const serviceProxyName = "service.kubernetes.io/service-proxy-name"
+
+// slimMeta is meta without UID and with only the labels that keepLabel names.
 func slimMeta(m *metav1.ObjectMeta) model.Meta {
 	out := meta(&metav1.ObjectMeta{
-		Namespace: m.Namespace, Name: m.Name, UID: m.UID, Generation: m.Generation,
+		Namespace: m.Namespace, Name: m.Name, Generation: m.Generation,
 		CreationTimestamp: m.CreationTimestamp, Annotations: m.Annotations,
 	})
 	out.Labels = filter(m.Labels, keepLabel)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -30,10 +31,10 @@ const (
 func convertService(in *corev1.Service, f *findings) []Value {
 	spec := &in.Spec
 	s := &model.Service{
-		Meta:                meta(&in.ObjectMeta),
+		Meta:                slimMeta(&in.ObjectMeta),
 		Type:                spec.Type,
 		ExternalName:        spec.ExternalName,
-		Selector:            internMap(spec.Selector),
+		Selector:            labels.FormatLabels(spec.Selector),
 		PublishNotReady:     spec.PublishNotReadyAddresses,
 		HealthCheckNodePort: portOrZero(f, "spec.healthCheckNodePort", spec.HealthCheckNodePort),
 	}
@@ -50,8 +51,13 @@ func convertService(in *corev1.Service, f *findings) []Value {
 		f.bad("spec.type", "ClusterIP, NodePort, LoadBalancer or ExternalName", string(spec.Type))
 		s.Type = corev1.ServiceTypeClusterIP
 	}
+	if len(spec.Selector) == 0 {
+		s.Selector = "" // FormatLabels has a word for none
+	}
 	serviceAddresses(in, s, f)
+	s.Families = families.share(s.Families)
 	servicePorts(spec.Ports, s, f)
+	s.Ports = servicePortLists.share(s.Ports)
 	servicePolicies(spec, s, f)
 	return []Value{s}
 }

@@ -67,7 +67,7 @@ func run(ctx context.Context) error {
 	flag.StringVar(&o.sluice, "sluice", "bin/sluice", "the binary to measure")
 	flag.StringVar(&o.kubeProxy, "kube-proxy", "", "a kube-proxy to measure beside it")
 	modes := flag.String("modes", "nftables,iptables", "modes of sluice, and of kube-proxy if it is given")
-	sizes := flag.String("sizes", "1000,10000,40000", "numbers of Services")
+	sizes := flag.String("sizes", "1000,10000,40000", "numbers of Services; empty: none")
 	peer := flag.Int("kube-proxy-size", 10000, "the largest number of Services for kube-proxy")
 	memory := flag.String("memory", "30000x4", "Services x endpoints to measure memory with; empty: not")
 	flag.IntVar(&o.endpoints, "endpoints", 10, "endpoints of each Service")
@@ -100,7 +100,7 @@ func run(ctx context.Context) error {
 		return nil
 	}
 	subjects := subjectsOf(o, strings.Split(*modes, ","))
-	for size := range strings.SplitSeq(*sizes, ",") {
+	for size := range strings.FieldsFuncSeq(*sizes, func(c rune) bool { return c == ',' }) {
 		n, err := strconv.Atoi(size)
 		if err != nil {
 			return fmt.Errorf("-sizes: %w", err)

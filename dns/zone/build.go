@@ -276,7 +276,7 @@ func (b *builder) endpoints(s *model.Snapshot, svc *model.Service) func(func(end
 				if ep.Addr.IsValid() && !yield(endpointAddr{ep.Addr.Unmap(), slice, ep}) {
 					return
 				}
-				for _, a := range ep.MoreAddrs {
+				for _, a := range ep.MoreAddrs() {
 					if a.IsValid() && !yield(endpointAddr{a.Unmap(), slice, ep}) {
 						return
 					}
@@ -289,7 +289,7 @@ func (b *builder) endpoints(s *model.Snapshot, svc *model.Service) func(func(end
 // hostname returns the label of an endpoint, as CoreDNS makes it where the
 // endpoint has none.
 func (b *builder) hostname(ep endpointAddr) string {
-	if h := ep.ep.Hostname; h != "" && len(h) <= wire.MaxLabel && !strings.Contains(h, ".") {
+	if h := ep.ep.Hostname(); h != "" && len(h) <= wire.MaxLabel && !strings.Contains(h, ".") {
 		return strings.ToLower(h)
 	}
 	if p := ep.ep.Pod; b.EndpointPodNames && p != "" && len(p) <= wire.MaxLabel && !strings.Contains(p, ".") {

@@ -35,7 +35,7 @@ func dashedLen(typ uint16) int {
 // that could be made of an address. It could be the name of another one too.
 func (b *builder) hasAddressLikeHostname(s *model.Snapshot, svc *model.Service) bool {
 	for ep := range b.endpoints(s, svc) {
-		if ep.ep.Hostname == "" && !b.EndpointPodNames {
+		if ep.ep.Hostname() == "" && !b.EndpointPodNames {
 			continue
 		}
 		host := b.hostname(ep)

@@ -135,7 +135,7 @@ func (w *walker) slice(ns, name string) *model.EndpointSlice {
 		ep := dnstest.Ready(w.addr().String(), []string{"", "", "h", "i"}[w.IntN(4)])
 		ep.Ready = w.IntN(4) > 0
 		if w.IntN(5) == 0 {
-			ep.MoreAddrs = []netip.Addr{w.addr()}
+			ep.Rare = &model.RareEndpoint{Hostname: ep.Hostname(), MoreAddrs: []netip.Addr{w.addr()}}
 		}
 		eps = append(eps, ep)
 	}

@@ -5,6 +5,7 @@ package view
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strconv"
 
@@ -12,6 +13,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
@@ -143,7 +145,7 @@ func meta(m *model.Meta) metav1.ObjectMeta {
 func service(s *model.Service) corev1.Service {
 	out := corev1.Service{ObjectMeta: meta(&s.Meta), Spec: corev1.ServiceSpec{
 		Type: s.Type, ClusterIPs: texts(s.ClusterIPs), ExternalIPs: texts(s.ExternalIPs), ExternalName: s.ExternalName,
-		Selector: s.Selector, IPFamilies: s.Families, ExternalTrafficPolicy: s.ExternalTrafficPolicy,
+		Selector: selector(s.Selector), IPFamilies: s.Families, ExternalTrafficPolicy: s.ExternalTrafficPolicy,
 		HealthCheckNodePort: int32(s.HealthCheckNodePort), PublishNotReadyAddresses: s.PublishNotReady,
 	}}
 	if s.Headless {
@@ -181,8 +183,24 @@ func service(s *model.Service) corev1.Service {
 	return out
 }
 
+// selector reads what the model keeps of a Service's.
+func selector(text string) map[string]string {
+	set, err := labels.ConvertSelectorToLabelsMap(text)
+	if err != nil {
+		return nil // the API server takes no such labels
+	}
+	return set
+}
+
 func endpointSlice(s *model.EndpointSlice) discoveryv1.EndpointSlice {
 	out := discoveryv1.EndpointSlice{ObjectMeta: meta(&s.Meta), AddressType: discoveryv1.AddressTypeIPv4}
+	if s.Service != "" {
+		out.Labels = maps.Clone(out.Labels)
+		if out.Labels == nil {
+			out.Labels = map[string]string{}
+		}
+		out.Labels[discoveryv1.LabelServiceName] = s.Service
+	}
 	if s.IPv6 {
 		out.AddressType = discoveryv1.AddressTypeIPv6
 	}
@@ -192,11 +210,11 @@ func endpointSlice(s *model.EndpointSlice) discoveryv1.EndpointSlice {
 	}
 	for _, e := range s.Endpoints {
 		ep := discoveryv1.Endpoint{
-			Addresses:  texts(append([]netip.Addr{e.Addr}, e.MoreAddrs...)),
+			Addresses:  texts(append([]netip.Addr{e.Addr}, e.MoreAddrs()...)),
 			Conditions: discoveryv1.EndpointConditions{Ready: &e.Ready, Serving: &e.Serving, Terminating: &e.Terminating},
 		}
-		if e.Hostname != "" {
-			ep.Hostname = &e.Hostname
+		if name := e.Hostname(); name != "" {
+			ep.Hostname = &name
 		}
 		if e.Node != "" {
 			ep.NodeName = &e.Node

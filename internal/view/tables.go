@@ -127,16 +127,13 @@ func serviceTable(snap *model.Snapshot, board *status.Board) admin.Table {
 		if s.ExternalName != "" {
 			external = append(external, s.ExternalName)
 		}
-		var ports, selector []string
+		var ports []string
 		for _, p := range s.Ports {
 			text := port(p.Port)
 			if p.NodePort != 0 {
 				text += ":" + port(p.NodePort)
 			}
 			ports = append(ports, text+"/"+string(p.Protocol))
-		}
-		for _, k := range sortedKeys(s.Selector) {
-			selector = append(selector, k+"="+s.Selector[k])
 		}
 		ready, all := 0, 0
 		for slice := range model.SlicesByService.Find(snap, s.Namespace+"/"+s.Name) {
@@ -151,7 +148,7 @@ func serviceTable(snap *model.Snapshot, board *status.Board) admin.Table {
 			Namespace: s.Namespace, Name: s.Name,
 			Cells: []string{
 				s.Namespace, s.Name, string(s.Type), ips, strings.Join(external, ","), strings.Join(ports, ","),
-				fmt.Sprintf("%d/%d", ready, all), state, strings.Join(selector, ","), message,
+				fmt.Sprintf("%d/%d", ready, all), state, s.Selector, message,
 			},
 			Object: Object(key, s, reports),
 		})

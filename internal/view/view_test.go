@@ -25,7 +25,7 @@ func world() (*model.Store, *status.Board, func() []source.Problem) {
 	store.Update(func(tx *model.Txn) {
 		model.Services.Put(tx, &model.Service{
 			Meta: model.Meta{Namespace: "default", Name: "web"}, Type: corev1.ServiceTypeNodePort,
-			ClusterIPs: []netip.Addr{addr("10.96.0.1"), addr("fd00::1")}, Selector: map[string]string{"app": "web"},
+			ClusterIPs: []netip.Addr{addr("10.96.0.1"), addr("fd00::1")}, Selector: "app=web",
 			AffinityTimeout: time.Hour,
 			Ports:           []model.ServicePort{{Name: "http", Protocol: "TCP", Port: 80, NodePort: 30080, TargetPort: "8080"}},
 		})

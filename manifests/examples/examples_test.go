@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -74,7 +75,7 @@ func TestEndpoints(t *testing.T) {
 			}
 		}
 		each(objects, func(_ model.Key, service *model.Service) {
-			if len(service.Selector) == 0 || !selects(service.Selector, pod.Labels) {
+			if service.Selector == "" || !selects(service.Selector, pod.Labels) {
 				return
 			}
 			for _, ip := range pod.IPs {
@@ -97,9 +98,9 @@ func TestEndpoints(t *testing.T) {
 	}
 }
 
-func selects(selector, labels map[string]string) bool {
-	for key, value := range selector {
-		if labels[key] != value {
+func selects(selector string, labels map[string]string) bool {
+	for want := range strings.SplitSeq(selector, ",") {
+		if key, value, _ := strings.Cut(want, "="); labels[key] != value {
 			return false
 		}
 	}

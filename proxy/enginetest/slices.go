@@ -145,9 +145,9 @@ func (o *objects) endpoint(text string, family int) (model.Endpoint, error) {
 		case "zone":
 			e.Zone = v
 		case "for-zone":
-			e.ForZones = append(e.ForZones, v)
+			e.Rare = &model.RareEndpoint{ForZones: append(e.ForZones(), v), ForNodes: e.ForNodes()}
 		case "for-node":
-			e.ForNodes = append(e.ForNodes, v)
+			e.Rare = &model.RareEndpoint{ForZones: e.ForZones(), ForNodes: append(e.ForNodes(), v)}
 		default:
 			return e, fmt.Errorf("unknown state %q of an endpoint", state)
 		}

@@ -46,12 +46,12 @@ func External(namespace, name, target string) *model.Service {
 
 // Ready is a ready endpoint, with a hostname unless that is empty.
 func Ready(addr, hostname string) model.Endpoint {
-	return model.Endpoint{Addr: netip.MustParseAddr(addr), Hostname: hostname, Ready: true, Serving: true}
+	return model.Endpoint{Addr: netip.MustParseAddr(addr), Rare: &model.RareEndpoint{Hostname: hostname}, Ready: true, Serving: true}
 }
 
 // Unready is an endpoint that is not ready.
 func Unready(addr, hostname string) model.Endpoint {
-	return model.Endpoint{Addr: netip.MustParseAddr(addr), Hostname: hostname}
+	return model.Endpoint{Addr: netip.MustParseAddr(addr), Rare: &model.RareEndpoint{Hostname: hostname}}
 }
 
 // Slice is the endpoints of a Service; their ports are the Service's.
@@ -107,7 +107,7 @@ func Cluster() *model.Store {
 		tolerant.PublishNotReady = true
 		put(tolerant, Unready("172.1.0.30", "u"))
 		more := Ready("172.1.0.40", "many")
-		more.MoreAddrs = Addrs("172.1.0.41")
+		more.Rare = &model.RareEndpoint{Hostname: more.Hostname(), MoreAddrs: Addrs("172.1.0.41")}
 		put(Headless("testns", "hdls-more", Port("http", tcp, 80)), more)
 
 		var crowd []model.Endpoint
