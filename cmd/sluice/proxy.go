@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"sync/atomic"
@@ -67,6 +68,8 @@ func (p *process) proxy() error {
 		}
 		return nil
 	})
+	// Where kube-proxy tells it.
+	p.observe.Handle("/proxyMode", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, kind.name) }))
 	p.admin.Questions["trace"] = func(ctx context.Context, q url.Values) (any, error) {
 		return trace(ctx, current.Load(), kind.name, engine, q)
 	}
