@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test kill check lint vet race generated bench envoy vm e2e
+.PHONY: help build demo test kill check lint vet race generated bench envoy vm dns-lives e2e
 
 help: ## print this help
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -63,6 +63,10 @@ envoy: ## put a stock Envoy into the user's cache
 
 vm: ## put a stock kernel into the user's cache, for tests that this machine's kernel cannot run
 	@hack/vm --prepare
+
+dns-lives: ## kill, stop and upgrade the node's DNS 50 times each under load, and hold it to its times
+	@hack/needs nft:nftables iptables:iptables conntrack:conntrack
+	$(GO) test ./proxy/intercept -run 'BesideKubeProxy|Upgrade' -repeat 50 -timeout 3h -v
 
 e2e: build envoy ## install on the cluster of $KUBECONFIG and run the demo's table there
 	hack/e2e
