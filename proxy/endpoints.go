@@ -40,10 +40,10 @@ const manyPorts = 16
 
 // slicesOf yields the slices of a Service, other than those that are none of
 // our business.
-func slicesOf(snap *model.Snapshot, svc *model.Service) iter.Seq[*model.EndpointSlice] {
+func (p *Planner) slicesOf(snap *model.Snapshot, svc *model.Service) iter.Seq[*model.EndpointSlice] {
 	return func(yield func(*model.EndpointSlice) bool) {
 		for slice := range model.SlicesByService.Find(snap, svc.Namespace+"/"+svc.Name) {
-			if !headless(&slice.Meta) && !yield(slice) {
+			if (p.anybodys || p.labelled(&slice.Meta)) && !yield(slice) {
 				return
 			}
 		}
@@ -68,7 +68,7 @@ func portsOf(slice *model.EndpointSlice, each func(portID, slicePort)) {
 func (p *Planner) endpoints(to []endpoint, snap *model.Snapshot, svc *model.Service, portName string, family Family, proto Protocol) []endpoint {
 	want := portID{portName, family, proto}
 	if len(svc.Ports) < manyPorts {
-		for slice := range slicesOf(snap, svc) {
+		for slice := range p.slicesOf(snap, svc) {
 			found := false
 			portsOf(slice, func(id portID, sp slicePort) {
 				if id == want && !found {
@@ -82,7 +82,7 @@ func (p *Planner) endpoints(to []endpoint, snap *model.Snapshot, svc *model.Serv
 	key := portID{svc.Namespace + "/" + svc.Name, 0, 0} // holds what has been looked up
 	if _, ok := p.backends[key]; !ok {
 		p.backends = map[portID][]slicePort{key: nil}
-		for slice := range slicesOf(snap, svc) {
+		for slice := range p.slicesOf(snap, svc) {
 			portsOf(slice, func(id portID, sp slicePort) {
 				if list := p.backends[id]; len(list) == 0 || list[len(list)-1].slice != slice {
 					p.backends[id] = append(list, sp)
@@ -261,7 +261,7 @@ func established(all []endpoint) []netip.AddrPort {
 // and families. Endpoints that terminate do not count.
 func (p *Planner) localReady(snap *model.Snapshot, svc *model.Service) int {
 	var addrs []netip.Addr
-	for slice := range slicesOf(snap, svc) {
+	for slice := range p.slicesOf(snap, svc) {
 		for i := range slice.Endpoints {
 			if e := &slice.Endpoints[i]; e.Ready && p.place(e) == Here && !slices.Contains(addrs, e.Addr) {
 				addrs = append(addrs, e.Addr)

@@ -46,7 +46,8 @@ type Plan struct {
 	Revision uint64
 	Node     Node
 
-	services *iradix.Tree[*Service]
+	proxyName string // of the planner's configuration
+	services  *iradix.Tree[*Service]
 }
 
 // Node is what the plan depends on of the node that it is for.

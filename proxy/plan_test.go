@@ -124,6 +124,11 @@ func labelled(s *model.EndpointSlice, name string) *model.EndpointSlice {
 	return s
 }
 
+func ofProxy(s *model.EndpointSlice, name string) *model.EndpointSlice {
+	s.Labels = map[string]string{labelProxyName: name}
+	return s
+}
+
 type object interface {
 	GetNamespace() string
 	GetName() string
@@ -323,7 +328,14 @@ func TestPlan(t *testing.T) {
 		{name: "detect-interface-prefix", cfg: Config{DetectLocal: DetectInterfaceNamePrefix, PodInterfaces: []string{"veth", "cali"}}},
 		{name: "node-ports-primary", cfg: Config{NodePorts: NodePortAddresses{Primary: true, Localhost: true}}},
 		{name: "proxy-name", cfg: Config{ProxyName: "other"}, objects: []object{
-			web("other", func(s *model.Service) { s.Labels = map[string]string{labelProxyName: "other"} }), slice("other", ep(1)),
+			web("other", func(s *model.Service) { s.Labels = map[string]string{labelProxyName: "other"} }), ofProxy(slice("other", ep(1)), "other"),
+			// kube-proxy selects Services and EndpointSlices by the same labels.
+			web("unlabelled", func(s *model.Service) { s.ClusterIPs = addrs("10.96.0.2") }), named(slice("other", ep(2)), "unlabelled", 1),
+			ofProxy(named(slice("other", ep(3)), "third", 1), "third"),
+		}},
+		{name: "proxy-name-empty", objects: []object{
+			web("other", func(s *model.Service) { s.Labels = map[string]string{labelProxyName: ""} }), slice("other", ep(1)),
+			web("web", func(s *model.Service) { s.ClusterIPs = addrs("10.96.0.2") }), slice("web", ep(2)), ofProxy(named(slice("web", ep(1)), "other", 1), ""),
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -29,9 +29,9 @@ type Config struct {
 	// ServiceCIDR objects (KEP-1880).
 	ServiceCIDRs  []netip.Prefix
 	MasqueradeAll bool // masquerade all connections to ClusterIPs
-	// ProxyName selects the Services whose label
+	// ProxyName selects the Services and EndpointSlices whose label
 	// service.kubernetes.io/service-proxy-name has this value; empty: those
-	// without the label.
+	// without the label, whatever its value.
 	ProxyName string
 }
 
@@ -54,6 +54,8 @@ type Planner struct {
 	// backends finds the slices of the Service in progress by port, if it has
 	// many ports.
 	backends map[portID][]slicePort
+	// anybodys makes slices count that are for nobody or for another proxy.
+	anybodys bool
 }
 
 // NewPlanner returns a planner whose first Update makes the whole plan.
@@ -61,8 +63,9 @@ func NewPlanner(cfg Config) *Planner {
 	return &Planner{
 		cfg: cfg,
 		plan: &Plan{
-			Node:     cfg.firstNode(),
-			services: iradix.New[*Service](),
+			Node:      cfg.firstNode(),
+			proxyName: cfg.ProxyName,
+			services:  iradix.New[*Service](),
 		},
 		claims:    map[FrontendKey]claim{},
 		splitTo:   map[model.Name]map[model.Name]struct{}{},
@@ -103,7 +106,7 @@ func (p *Planner) Update(up model.Update) Changes {
 		changes.Services = append(changes.Services, Change{name, old, next})
 	}
 	slices.SortFunc(changes.Services, func(a, b Change) int { return compareNames(a.Name, b.Name) })
-	p.plan = &Plan{Revision: up.New.Revision(), Node: node, services: tx.Commit()}
+	p.plan = &Plan{Revision: up.New.Revision(), Node: node, proxyName: p.cfg.ProxyName, services: tx.Commit()}
 	changes.New = p.plan
 	return changes
 }
@@ -205,14 +208,19 @@ func (p *Planner) planPort(snap *model.Snapshot, svc *model.Service, port *model
 
 // mine reports whether the Service is for this proxy.
 func (p *Planner) mine(svc *model.Service) bool {
-	return !svc.Headless && !headless(&svc.Meta) && svc.Type != corev1.ServiceTypeExternalName && svc.Labels[labelProxyName] == p.cfg.ProxyName
+	return !svc.Headless && svc.Type != corev1.ServiceTypeExternalName && p.labelled(&svc.Meta)
 }
 
-// headless reports whether a Service or an EndpointSlice has the label that
-// takes it out of the hands of service proxies. Its value does not matter.
-func headless(m *model.Meta) bool {
-	_, ok := m.Labels[corev1.IsHeadlessService]
-	return ok
+// labelled reports whether the labels of a Service or an EndpointSlice leave it
+// to this proxy. kube-proxy selects both kinds by them: the label of headless
+// ones must not be there, whatever its value, and that of a proxy's name must
+// not be there either, or have our name.
+func (p *Planner) labelled(m *model.Meta) bool {
+	if _, headless := m.Labels[corev1.IsHeadlessService]; headless {
+		return false
+	}
+	name, named := m.Labels[labelProxyName]
+	return named == (p.cfg.ProxyName != "") && name == p.cfg.ProxyName
 }
 
 func (s *Service) problem(reason, message string) {

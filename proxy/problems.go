@@ -47,7 +47,7 @@ func (p *Planner) checkPort(snap *model.Snapshot, svc *model.Service, port *mode
 		return
 	}
 	var first *model.EndpointSlice
-	for slice := range slicesOf(snap, svc) {
+	for slice := range p.slicesOf(snap, svc) {
 		if slice.IPv6 != (family == IPv6) || len(slice.Endpoints) == 0 {
 			continue
 		}

@@ -38,8 +38,10 @@ func (o *objects) line(l Line) error {
 	}
 	switch l.Directive {
 	case "service":
+		defer o.mirror(l.Head[0])
 		return o.service(l.Head[0], l.Head[1:])
 	case "endpoints":
+		defer o.mirror(l.Head[0])
 		return o.endpoints(l.Head[0], l.Head[1:], l.Tail)
 	case "split":
 		return o.split(l.Head[0], l.Tail)
@@ -51,6 +53,22 @@ func (o *objects) line(l Line) error {
 		return o.remove(l.Head)
 	}
 	return nil
+}
+
+// mirror gives a Service's EndpointSlices its labels, as Kubernetes' controller
+// does.
+func (o *objects) mirror(service string) {
+	s, ok := o.put[key(model.KindService, service)].(*model.Service)
+	if !ok {
+		return
+	}
+	for k, obj := range o.put {
+		if old, ok := obj.(*model.EndpointSlice); ok && old.Service == service {
+			slice := *old
+			slice.Labels = s.Labels
+			o.put[k] = &slice
+		}
+	}
 }
 
 func key(kind model.KindID, name string) model.Key {
@@ -167,6 +185,9 @@ func serviceWord(s *model.Service, k, v string) (err error) {
 			s.SourceRanges = append(s.SourceRanges, prefix)
 		}
 	case "proxy-name":
+		if v == "empty" {
+			v = ""
+		}
 		s.Labels["service.kubernetes.io/service-proxy-name"] = v
 	case "headless":
 		s.Headless, s.ClusterIPs = true, nil
