@@ -106,7 +106,7 @@ func BenchmarkOneEndpoint(b *testing.B) {
 }
 
 // BenchmarkHeap reports what the whole model of 40,000 Services × 10 endpoints
-// takes. The bound is 250 MiB.
+// takes. The bound is 150 MiB.
 func BenchmarkHeap(b *testing.B) {
 	var s *Store
 	size := heapOf(func() any { s = cluster(fullServices); return s })
@@ -165,7 +165,7 @@ func TestUpdateAllocates(t *testing.T) {
 // TestHeap guards the size of the whole, at a tenth of it.
 func TestHeap(t *testing.T) {
 	size := heapOf(func() any { return cluster(fullServices / 10) })
-	if full := size * 10; full > 250<<20 {
+	if full := size * 10; full > 150<<20 {
 		t.Errorf("%d MiB for %d Services", full>>20, fullServices)
 	} else {
 		t.Logf("%d MiB for %d Services", full>>20, fullServices)

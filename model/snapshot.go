@@ -3,6 +3,8 @@ package model
 import (
 	"iter"
 	"strings"
+
+	"github.com/sluicenet/sluice/internal/btree"
 )
 
 // Snapshot is the cluster at one moment. It never changes; any number of
@@ -10,12 +12,46 @@ import (
 type Snapshot struct {
 	revision uint64
 	synced   uint64 // a bit for each kind
-	tables   [kindCount]tree
-	indexes  [indexCount]tree
+	tables   [kindCount]table
+	indexes  [indexCount]index
+}
+
+// table has the objects of a kind by name, and index those of some key.
+type (
+	table = btree.Tree[Name, named]
+	index = btree.Tree[indexKey, indexed]
+)
+
+// named is any object.
+type named interface {
+	GetNamespace() string
+	GetName() string
+}
+
+var byName = &btree.Order[Name, named]{Key: nameOf, Compare: compareNames}
+
+func nameOf(obj named) Name { return Name{obj.GetNamespace(), obj.GetName()} }
+
+func compareNames(a, b Name) int {
+	if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Name, b.Name)
 }
 
 // Empty returns the snapshot of nothing.
-func Empty() *Snapshot { return &Snapshot{} }
+func Empty() *Snapshot {
+	s := &Snapshot{}
+	for i := range s.tables {
+		s.tables[i] = btree.New(byName)
+	}
+	for _, list := range indexesOf {
+		for _, x := range list {
+			s.indexes[x.id] = btree.New(x.order)
+		}
+	}
+	return s
+}
 
 // Revision counts the updates that led to this snapshot.
 func (s *Snapshot) Revision() uint64 { return s.revision }
@@ -38,21 +74,20 @@ func (s *Snapshot) Has(key Key) bool { return s.get(key) != nil }
 func (s *Snapshot) Any(key Key) any { return s.get(key) }
 
 func (s *Snapshot) get(key Key) any {
-	v, _ := s.tables[key.Kind].get(tableKey(key.Namespace, key.Name))
+	v, _ := s.tables[key.Kind].Get(Name{key.Namespace, key.Name})
 	return v
 }
 
 // Keys yields the key of every object of a kind, in order.
-func (s *Snapshot) Keys(kind KindID) iter.Seq[Key] {
-	return keysOf(s.tables[kind].root, kind)
-}
+func (s *Snapshot) Keys(kind KindID) iter.Seq[Key] { return keysOf(s.tables[kind], kind) }
 
-func keysOf(root *node, kind KindID) iter.Seq[Key] {
+func keysOf(t table, kind KindID) iter.Seq[Key] {
 	return func(yield func(Key) bool) {
-		root.ascend("", func(e entry) bool {
-			ns, name, _ := strings.Cut(e.key, sep)
-			return yield(Key{kind, ns, name})
-		})
+		for obj := range t.All() {
+			if !yield(Key{kind, obj.GetNamespace(), obj.GetName()}) {
+				return
+			}
+		}
 	}
 }
 
@@ -67,33 +102,35 @@ func (k Kind[T]) Key(obj T) Key { return Key{k.id, obj.GetNamespace(), obj.GetNa
 
 // Get returns one object. The zero T and false mean that there is none.
 func (k Kind[T]) Get(s *Snapshot, namespace, name string) (T, bool) {
-	v, ok := s.tables[k.id].get(tableKey(namespace, name))
+	v, ok := s.tables[k.id].Get(Name{namespace, name})
 	if !ok {
 		var none T
 		return none, false
 	}
-	return v.(T), true
+	return any(v).(T), true
 }
 
 // All yields every object, ordered by namespace and name.
-func (k Kind[T]) All(s *Snapshot) iter.Seq[T] { return walk[T](s.tables[k.id], "") }
-
-// In yields the objects of one namespace, ordered by name.
-func (k Kind[T]) In(s *Snapshot, namespace string) iter.Seq[T] {
-	return walk[T](s.tables[k.id], tableKey(namespace, ""))
-}
-
-// Len returns how many objects there are.
-func (k Kind[T]) Len(s *Snapshot) int { return s.tables[k.id].size }
-
-func walk[T any](t tree, prefix string) iter.Seq[T] {
+func (k Kind[T]) All(s *Snapshot) iter.Seq[T] {
 	return func(yield func(T) bool) {
-		t.root.prefixed(prefix, func(e entry) bool { return yield(e.val.(T)) })
+		for obj := range s.tables[k.id].All() {
+			if !yield(any(obj).(T)) {
+				return
+			}
+		}
 	}
 }
 
-// sep ends the parts of a key. No Kubernetes name holds it, and it sorts before
-// every byte of one.
-const sep = "\x00"
+// In yields the objects of one namespace, ordered by name.
+func (k Kind[T]) In(s *Snapshot, namespace string) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for obj := range s.tables[k.id].From(Name{Namespace: namespace}) {
+			if obj.GetNamespace() != namespace || !yield(any(obj).(T)) {
+				return
+			}
+		}
+	}
+}
 
-func tableKey(namespace, name string) string { return namespace + sep + name }
+// Len returns how many objects there are.
+func (k Kind[T]) Len(s *Snapshot) int { return s.tables[k.id].Len() }

@@ -5,6 +5,8 @@ import (
 	"iter"
 	"sync"
 	"sync/atomic"
+
+	"github.com/sluicenet/sluice/internal/btree"
 )
 
 // Store holds the newest snapshot and tells its watchers what changed. Sources
@@ -65,8 +67,8 @@ func (s *Store) Watch() *Watcher {
 type Txn struct {
 	old     *Snapshot
 	synced  uint64
-	tables  [kindCount]*treeTxn
-	indexes [indexCount]*treeTxn
+	tables  [kindCount]*btree.Txn[Name, named]
+	indexes [indexCount]*btree.Txn[indexKey, indexed]
 	changed []Key // some perhaps more than once
 }
 
@@ -76,77 +78,73 @@ func (t *Txn) Put(kind KindID, obj interface {
 	GetNamespace() string
 	GetName() string
 }) {
-	ns, name := obj.GetNamespace(), obj.GetName()
-	old, had := t.table(kind).set(tableKey(ns, name), obj)
-	if had && old == any(obj) {
+	old, had := t.table(kind).Set(obj)
+	if had && old == obj {
 		return
 	}
 	// In this order an entry that stays is replaced in place.
-	t.index(kind, ns, name, obj)
+	t.index(kind, obj)
 	if had {
-		t.unindex(kind, ns, name, old)
+		t.unindex(kind, old)
 	}
-	t.changed = append(t.changed, Key{kind, ns, name})
+	t.changed = append(t.changed, Key{kind, obj.GetNamespace(), obj.GetName()})
 }
 
 // Delete removes an object; one that is not there is not an error.
 func (t *Txn) Delete(key Key) {
-	old, had := t.table(key.Kind).remove(tableKey(key.Namespace, key.Name))
+	old, had := t.table(key.Kind).Remove(Name{key.Namespace, key.Name})
 	if !had {
 		return
 	}
-	t.unindex(key.Kind, key.Namespace, key.Name, old)
+	t.unindex(key.Kind, old)
 	t.changed = append(t.changed, key)
 }
 
 // Any returns the object as this transaction has it so far, or nil.
 func (t *Txn) Any(key Key) any {
-	v, _ := t.table(key.Kind).get(tableKey(key.Namespace, key.Name))
+	v, _ := t.table(key.Kind).Get(Name{key.Namespace, key.Name})
 	return v
 }
 
 // Keys yields the key of every object of a kind as this transaction has them so
 // far, in order. The transaction must not be written to meanwhile.
-func (t *Txn) Keys(kind KindID) iter.Seq[Key] { return keysOf(t.table(kind).root, kind) }
+func (t *Txn) Keys(kind KindID) iter.Seq[Key] { return keysOf(t.table(kind).Tree, kind) }
 
 // MarkSynced says that the source has delivered its first full state of kind.
 func (t *Txn) MarkSynced(kind KindID) { t.synced |= 1 << kind }
 
 // Put adds or replaces an object of the kind; see [Txn.Put].
 func (k Kind[T]) Put(t *Txn, obj T) {
-	t.Put(k.id, any(obj).(interface {
-		GetNamespace() string
-		GetName() string
-	}))
+	t.Put(k.id, any(obj).(named))
 }
 
-func (t *Txn) table(kind KindID) *treeTxn {
+func (t *Txn) table(kind KindID) *btree.Txn[Name, named] {
 	if t.tables[kind] == nil {
-		t.tables[kind] = t.old.tables[kind].txn()
+		t.tables[kind] = t.old.tables[kind].Txn()
 	}
 	return t.tables[kind]
 }
 
-func (t *Txn) indexTxn(id indexID) *treeTxn {
+func (t *Txn) indexTxn(id indexID) *btree.Txn[indexKey, indexed] {
 	if t.indexes[id] == nil {
-		t.indexes[id] = t.old.indexes[id].txn()
+		t.indexes[id] = t.old.indexes[id].Txn()
 	}
 	return t.indexes[id]
 }
 
-func (t *Txn) index(kind KindID, ns, name string, obj any) {
+func (t *Txn) index(kind KindID, obj named) {
 	for _, x := range indexesOf[kind] {
-		x.keys(obj, func(key string) { t.indexTxn(x.id).set(indexKey(key, ns, name), obj) })
+		x.each(obj, func(e indexed) { t.indexTxn(x.id).Set(e) })
 	}
 }
 
 // unindex removes the entries that still lead to obj.
-func (t *Txn) unindex(kind KindID, ns, name string, obj any) {
+func (t *Txn) unindex(kind KindID, obj named) {
 	for _, x := range indexesOf[kind] {
-		x.keys(obj, func(key string) {
-			at := indexKey(key, ns, name)
-			if v, ok := t.indexTxn(x.id).get(at); ok && v == obj {
-				t.indexTxn(x.id).remove(at)
+		x.each(obj, func(e indexed) {
+			key := x.order.Key(e)
+			if at, ok := t.indexTxn(x.id).Get(key); ok && at.obj == obj {
+				t.indexTxn(x.id).Remove(key)
 			}
 		})
 	}
@@ -158,12 +156,12 @@ func (t *Txn) commit() *Snapshot {
 	next.synced = t.synced
 	for i, tx := range t.tables {
 		if tx != nil {
-			next.tables[i] = tx.commit()
+			next.tables[i] = tx.Commit()
 		}
 	}
 	for i, tx := range t.indexes {
 		if tx != nil {
-			next.indexes[i] = tx.commit()
+			next.indexes[i] = tx.Commit()
 		}
 	}
 	return &next

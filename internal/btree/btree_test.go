@@ -1,4 +1,4 @@
-package model
+package btree
 
 import (
 	"fmt"
@@ -10,12 +10,20 @@ import (
 	"time"
 )
 
+// entry is a value of the trees of tests.
+type entry struct {
+	key string
+	val int
+}
+
+var byKey = &Order[string, entry]{Key: func(e entry) string { return e.key }, Compare: strings.Compare}
+
 // checkTree checks the rules of a B-tree and compares it with a map.
-func checkTree(t *testing.T, what string, tr tree, want map[string]int) {
+func checkTree(t *testing.T, what string, tr Tree[string, entry], want map[string]int) {
 	t.Helper()
 	depth := -1
-	var visit func(nd *node, level int)
-	visit = func(nd *node, level int) {
+	var visit func(nd *node[string, entry], level int)
+	visit = func(nd *node[string, entry], level int) {
 		if nd.n > maxItems || nd.n == 0 {
 			t.Fatalf("%s: a node of %d entries on level %d", what, nd.n, level)
 		}
@@ -46,13 +54,12 @@ func checkTree(t *testing.T, what string, tr tree, want map[string]int) {
 		visit(tr.root, 0)
 	}
 	var keys []string
-	tr.root.ascend("", func(e entry) bool {
+	for e := range tr.All() {
 		keys = append(keys, e.key)
 		if e.val != want[e.key] {
 			t.Fatalf("%s: %q is %v, want %v", what, e.key, e.val, want[e.key])
 		}
-		return true
-	})
+	}
 	if sorted := slices.Sorted(maps.Keys(want)); !slices.Equal(keys, sorted) || tr.size != len(want) {
 		t.Fatalf("%s: %d keys and size %d, want %d", what, len(keys), tr.size, len(want))
 	}
@@ -64,65 +71,73 @@ func TestTree(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 2))
-	var tr tree
+	tr := New(byKey)
 	now := map[string]int{}
 	type taken struct {
-		tree tree
+		tree Tree[string, entry]
 		want map[string]int
 	}
 	var history []taken
 	for step := range 400 {
 		growing := step < 150 || step >= 200 && step < 250
-		tx := tr.txn()
+		tx := tr.Txn()
 		if growing && step%7 == 0 { // a list, in order
 			for i, from := 0, r.IntN(3000); i < 100; i++ {
 				key := fmt.Sprintf("%04d", from+i)
-				tx.set(key, step)
+				tx.Set(entry{key, step})
 				now[key] = step
 			}
 		}
 		for range 1 + r.IntN(60) {
 			key := fmt.Sprintf("%04d", r.IntN(3000))
 			if add := r.IntN(10) < 8; add == growing {
-				old, had := tx.set(key, step)
-				if was, there := now[key]; had != there || had && old != was {
-					t.Fatalf("step %d: set(%s) replaced %v, %v; want %v", step, key, old, had, was)
+				old, had := tx.Set(entry{key, step})
+				if was, there := now[key]; had != there || had && old.val != was {
+					t.Fatalf("step %d: set(%s) replaced %v, %v; want %v", step, key, old.val, had, was)
 				}
 				now[key] = step
 				continue
 			}
 			if !growing && len(now) > 0 && r.IntN(4) > 0 { // one that is there
-				tx.root.ascend(key, func(e entry) bool { key = e.key; return false })
+				for e := range tx.From(key) {
+					key = e.key
+					break
+				}
 			}
-			old, had := tx.remove(key)
-			if was, there := now[key]; had != there || had && old != was {
-				t.Fatalf("step %d: remove(%s) gave %v, %v; want %v", step, key, old, had, was)
+			old, had := tx.Remove(key)
+			if was, there := now[key]; had != there || had && old.val != was {
+				t.Fatalf("step %d: remove(%s) gave %v, %v; want %v", step, key, old.val, had, was)
 			}
 			delete(now, key)
 		}
-		tr = tx.commit()
+		tr = tx.Commit()
 		checkTree(t, fmt.Sprint("step ", step), tr, now)
 		if step%20 == 0 {
 			history = append(history, taken{tr, maps.Clone(now)})
 		}
 		from := fmt.Sprintf("%02d", r.IntN(30))
 		var got, want []string
-		tr.root.prefixed(from, func(e entry) bool { got = append(got, e.key); return true })
+		for e := range tr.From(from) {
+			got = append(got, e.key)
+			if got, ok := tr.Get(e.key); !ok || got != e {
+				t.Fatalf("step %d: Get(%s) gives %v, %v", step, e.key, got, ok)
+			}
+		}
 		for key := range now {
-			if strings.HasPrefix(key, from) {
+			if key >= from {
 				want = append(want, key)
 			}
 		}
 		slices.Sort(want)
 		if !slices.Equal(got, want) {
-			t.Fatalf("step %d: prefix %s gives %v, want %v", step, from, got, want)
+			t.Fatalf("step %d: from %s are %v, want %v", step, from, got, want)
 		}
 	}
-	tx := tr.txn()
+	tx := tr.Txn()
 	for _, key := range slices.Sorted(maps.Keys(now)) {
-		tx.remove(key)
+		tx.Remove(key)
 	}
-	if tr := tx.commit(); tr.root != nil || tr.size != 0 {
+	if tr := tx.Commit(); tr.root != nil || tr.size != 0 {
 		t.Errorf("%d entries are left", tr.size)
 	}
 	for i, h := range history {
@@ -134,13 +149,13 @@ func TestTree(t *testing.T) {
 // they are nearly full.
 func TestTreeOfList(t *testing.T) {
 	const size = 10000
-	tx := tree{}.txn()
+	tx := New(byKey).Txn()
 	for i := range size {
-		tx.set(fmt.Sprintf("%05d", i), i)
+		tx.Set(entry{fmt.Sprintf("%05d", i), i})
 	}
 	nodes := 0
-	var visit func(nd *node)
-	visit = func(nd *node) {
+	var visit func(nd *node[string, entry])
+	visit = func(nd *node[string, entry]) {
 		nodes++
 		if nd.kids != nil {
 			for _, kid := range nd.kids[:nd.n+1] {
@@ -148,7 +163,7 @@ func TestTreeOfList(t *testing.T) {
 			}
 		}
 	}
-	visit(tx.commit().root)
+	visit(tx.Commit().root)
 	if full := size / maxItems; nodes > full*5/4 {
 		t.Errorf("%d nodes for %d entries, which fill %d", nodes, size, full)
 	}
