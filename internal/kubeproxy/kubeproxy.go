@@ -8,10 +8,12 @@
 package kubeproxy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/kube-proxy/config/v1alpha1"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -52,14 +54,22 @@ func Load(path string, c *config.Configuration) ([]Note, error) {
 	return notes, nil
 }
 
+// Configuration is a KubeProxyConfiguration with the fields that have come to it
+// after the version of its module.
+type Configuration struct {
+	v1alpha1.KubeProxyConfiguration `json:",inline"`
+	// ServiceProxyName is there since Kubernetes 1.37.
+	ServiceProxyName string `json:"serviceProxyName,omitempty"`
+}
+
 // Parse reads a KubeProxyConfiguration in YAML or JSON. Unknown fields, fields
 // that are there twice and values of a wrong type are errors.
-func Parse(b []byte) (*v1alpha1.KubeProxyConfiguration, error) {
+func Parse(b []byte) (*Configuration, error) {
 	doc, err := yaml.YAMLToJSONStrict(b)
 	if err != nil {
 		return nil, err
 	}
-	in := &v1alpha1.KubeProxyConfiguration{}
+	in := &Configuration{}
 	strict, err := json.UnmarshalStrict(doc, in)
 	if err := errors.Join(append(strict, err)...); err != nil {
 		return nil, err
@@ -75,17 +85,22 @@ func Parse(b []byte) (*v1alpha1.KubeProxyConfiguration, error) {
 
 // Apply carries a kube-proxy's configuration over to c. Where it returns an
 // error, which names all fields that are wrong, c is as it was.
-func Apply(in *v1alpha1.KubeProxyConfiguration, c *config.Configuration) ([]Note, error) {
+func Apply(in *Configuration, c *config.Configuration) ([]Note, error) {
 	out := *c
 	var notes []Note
 	var errs []error
 	for _, f := range fields {
-		why, err := f.carry(in, &out)
+		why, err := f.carry(&in.KubeProxyConfiguration, &out)
 		switch {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", f.name, err))
 		case why != "":
 			notes = append(notes, Note{f.name, why})
+		}
+	}
+	if out.Proxy.ProxyName = cmp.Or(in.ServiceProxyName, out.Proxy.ProxyName); in.ServiceProxyName != "" {
+		if wrong := validation.IsValidLabelValue(in.ServiceProxyName); len(wrong) > 0 {
+			errs = append(errs, fmt.Errorf("serviceProxyName: expected the value of a label, found %q", in.ServiceProxyName))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

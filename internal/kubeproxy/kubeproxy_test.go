@@ -229,6 +229,7 @@ func TestMistakes(t *testing.T) {
 		head + "ipvs: {scheduler: fastest}\n":                 `ipvs.scheduler: expected one of ["rr"`,
 		head + "nodePortAddresses: [everywhere]\n":            `nodePortAddresses: [0]: expected a range`,
 		head + "bindAddress: here\n":                          `bindAddress: expected an address, found "here"`,
+		head + "serviceProxyName: a b\n":                      `serviceProxyName: expected the value of a label, found "a b"`,
 		head + "logging: {format: xml}\n":                     `logging.format: expected text or json, found "xml"`,
 	} {
 		path := filepath.Join(t.TempDir(), "config.conf")
@@ -248,6 +249,15 @@ func TestMistakes(t *testing.T) {
 	c := config.Default()
 	if _, err := Load(filepath.Join(t.TempDir(), "none"), &c); err == nil || !strings.Contains(err.Error(), "kube-proxy's configuration: open ") {
 		t.Errorf("no file: %v", err)
+	}
+}
+
+// TestServiceProxyName carries over a field that the module does not have yet.
+func TestServiceProxyName(t *testing.T) {
+	for text, want := range map[string]string{"": "", "serviceProxyName: mine": "mine"} {
+		if c, notes := apply(t, head+text+"\n"); c.Proxy.ProxyName != want || len(notes) > 0 {
+			t.Errorf("%q: %q, notes %v", text, c.Proxy.ProxyName, notes)
+		}
 	}
 }
 
