@@ -252,7 +252,7 @@ func (e *Engine) retire(id serverID, c *change) error {
 			return err
 		}
 	}
-	s := &serviceState{elements: map[elementKey]string{}, addresses: map[netip.Addr]bool{}}
+	s := &serviceState{elements: map[elementKey]string{}, addresses: map[netip.Addr]bool{}, retired: true}
 	if id.mark != 0 {
 		s.elements[elementKey{place{id.family, setServerMarks}, markData(id.mark)}] = ""
 	} else if a := id.addr.Addr(); !e.local[a] {

@@ -22,6 +22,8 @@ type serviceState struct {
 	plan      *proxy.Service
 	// local tells that there are servers with the machine's own addresses.
 	local bool
+	// retired tells that no Service needs this any more.
+	retired bool
 }
 
 // compiler turns the plan of a Service into what the kernel needs to have.
@@ -179,7 +181,7 @@ func (c *compiler) hash() string {
 // newServer returns the virtual server for an action.
 func newServer(p *proxy.Port, key proxy.FrontendKey, a proxy.Action, scheduler string) *server {
 	backends := p.Backends(a)
-	s := &server{frontend: key, weights: make(map[netip.AddrPort]int, len(backends)), established: p.Established}
+	s := &server{frontend: key, weights: make(map[netip.AddrPort]int, len(backends)), established: p.Established()}
 	for i, n := range proxy.Slots(backends) {
 		s.weights[backends[i].AddrPort] = n
 	}

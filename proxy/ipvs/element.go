@@ -28,6 +28,7 @@ const (
 	setSources
 	setAddresses
 	setExternalAddresses
+	setOldAddresses
 	setOpenPorts
 	setPods
 	setNodePortAddresses
@@ -66,6 +67,7 @@ var specs = [setCount]setSpec{
 	setSources:              {name: "sources", key: []fieldKind{address, protocolField, portField, address}, interval: true},
 	setAddresses:            {name: "addresses", key: []fieldKind{address}},
 	setExternalAddresses:    {name: "external-addresses", key: []fieldKind{address}},
+	setOldAddresses:         {name: "old-addresses", key: []fieldKind{address}},
 	setOpenPorts:            {name: "open-ports", key: []fieldKind{portField}},
 	setPods:                 {name: "pods", key: []fieldKind{address}, interval: true},
 	setNodePortAddresses:    {name: "nodeport-addresses", key: []fieldKind{address}, interval: true},

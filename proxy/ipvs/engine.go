@@ -75,9 +75,10 @@ type sharedChain struct {
 	uses int
 }
 
-// claims counts the Services that have an address.
+// claims counts the Services that have an address, and the virtual servers that
+// only have it for the sake of old connections.
 type claims struct {
-	uses, external int
+	uses, external, retired int
 }
 
 func newEngine(k kernel, f filter, o Options) *Engine {
@@ -267,6 +268,9 @@ func (e *Engine) acquire(s *serviceState, c *change) {
 		if external {
 			e.addresses[a].external++
 		}
+		if s.retired {
+			e.addresses[a].retired++
+		}
 	}
 }
 
@@ -299,6 +303,9 @@ func (e *Engine) release(s *serviceState, c *change) {
 		if have.uses--; external {
 			have.external--
 		}
+		if s.retired {
+			have.retired--
+		}
 		if have.uses == 0 {
 			delete(e.addresses, a)
 		}
@@ -329,7 +336,10 @@ func (e *Engine) addressElements(a netip.Addr) map[elementKey]string {
 	}
 	family := proxy.FamilyOf(a)
 	out := map[elementKey]string{{place{family, setAddresses}, string(a.AsSlice())}: ""}
-	if c.external == c.uses {
+	switch {
+	case c.retired == c.uses:
+		out[elementKey{place{family, setOldAddresses}, string(a.AsSlice())}] = ""
+	case c.external == c.uses:
 		out[elementKey{place{family, setExternalAddresses}, string(a.AsSlice())}] = ""
 	}
 	return out
@@ -355,12 +365,7 @@ func (e *Engine) allElements() map[elementKey]string {
 
 // has reports whether the machine can do a family.
 func (e *Engine) has(f proxy.Family) bool {
-	for _, have := range e.families {
-		if have == f {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(e.families, f)
 }
 
 // missingObject reports whether what was to be changed is not there.

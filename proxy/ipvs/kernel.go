@@ -343,8 +343,7 @@ func (s *system) unbind(a netip.Addr) error {
 
 func (s *system) deleteLink() error {
 	link, err := s.route.LinkByName(linkName)
-	var gone netlink.LinkNotFoundError
-	if errors.As(err, &gone) {
+	if _, gone := errors.AsType[netlink.LinkNotFoundError](err); gone {
 		return nil
 	}
 	if err == nil {

@@ -332,6 +332,8 @@ func (r rules) services() []rule {
 	return []rule{
 		r.decide(setServices),
 		append(nodePorts, r.decide(setNodePorts)...),
+		// What has lost its Services is bound for old connections alone.
+		append(r.member(setOldAddresses, false, daddr), to(verdictDrop)),
 		append(r.member(setAddresses, false, daddr), to(chainUnknownPort)),
 		append(r.member(setServiceCIDRs, false, daddr), to(verdictDrop)),
 	}

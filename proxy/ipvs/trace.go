@@ -81,6 +81,11 @@ func (t *tracer) follow() error {
 		t.say(setNodePorts, frontendKey(port))
 		return t.chain(port, verdict)
 	}
+	if _, old := t.data(setOldAddresses, string(addr.AsSlice())); old {
+		t.say(setOldAddresses, string(addr.AsSlice()))
+		t.out.Miss, t.out.Action = proxy.Unallocated, proxy.Drop
+		return nil
+	}
 	if ours {
 		t.say(setAddresses, string(addr.AsSlice()))
 		t.out.Miss, t.out.Action = proxy.UnknownPort, proxy.Reject

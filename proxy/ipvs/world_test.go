@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -178,10 +179,8 @@ func (w *world) answers(from *lab.Namespace, to string, pods ...string) {
 	w.t.Helper()
 	answer := w.ask(from, to)
 	name, _, _ := strings.Cut(answer, " ")
-	for _, p := range pods {
-		if name == p {
-			return
-		}
+	if slices.Contains(pods, name) {
+		return
 	}
 	w.t.Errorf("%s -> %s: %q, want one of %v", from.Name(), to, answer, pods)
 }
