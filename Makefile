@@ -41,7 +41,7 @@ vet:
 
 race: envoy vm
 	@hack/needs nft:nftables dig:bind9-dnsutils gcc:gcc gcc:libc6-dev
-	CGO_ENABLED=1 $(GO) test -race -timeout 30m ./...
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./...
 
 generated:
 	hack/generated
