@@ -12,12 +12,6 @@ import (
 	"github.com/sluicenet/sluice/model"
 )
 
-// claim says which Service has a frontend, and who else wants it, in order.
-type claim struct {
-	owner   model.Name
-	waiting []model.Name
-}
-
 // want is a frontend that a Service asks for.
 type want struct {
 	Frontend
@@ -76,13 +70,12 @@ func (p *Planner) claim(snap *model.Snapshot, dirty map[model.Name]struct{}) map
 	for _, c := range names {
 		name := c.name
 		for _, w := range wanted[name] {
-			c, taken := p.claims[w.key]
+			owner, taken := p.claims[w.key]
 			switch {
 			case !taken:
-				p.claims[w.key] = claim{owner: name}
-			case c.owner != name && !slices.Contains(c.waiting, name):
-				c.waiting = append(slices.Clone(c.waiting), name)
-				p.claims[w.key] = c
+				p.claims[w.key] = name
+			case owner != name && !slices.Contains(p.waiting[w.key], name):
+				p.waiting[w.key] = append(p.waiting[w.key], name)
 			}
 		}
 	}
@@ -105,19 +98,23 @@ func (p *Planner) release(name model.Name, old *Service, wanted []want, touched 
 		if _, ok := still[key]; ok {
 			return
 		}
-		c := p.claims[key]
+		waiting := p.waiting[key]
 		switch {
-		case c.owner != name:
-			c.waiting = slices.DeleteFunc(slices.Clone(c.waiting), func(n model.Name) bool { return n == name })
-			p.claims[key] = c
-		case len(c.waiting) > 0:
+		case p.claims[key] != name:
+			waiting = slices.DeleteFunc(waiting, func(n model.Name) bool { return n == name })
+		case len(waiting) > 0:
 			// The others that wait learn who has it now.
-			for _, n := range c.waiting {
+			for _, n := range waiting {
 				touched[n] = struct{}{}
 			}
-			p.claims[key] = claim{owner: c.waiting[0], waiting: c.waiting[1:]}
+			p.claims[key], waiting = waiting[0], waiting[1:]
 		default:
 			delete(p.claims, key)
+		}
+		if len(waiting) > 0 {
+			p.waiting[key] = waiting
+		} else {
+			delete(p.waiting, key)
 		}
 	}
 	for _, port := range old.Ports {
@@ -151,7 +148,7 @@ func (p *Planner) assign(s *Service, wanted []want) {
 			continue
 		}
 		seen[w.key] = w.port.Port
-		if owner := p.claims[w.key].owner; owner != s.Name {
+		if owner := p.claims[w.key]; owner != s.Name {
 			s.Problems = append(s.Problems, Problem{
 				Reason:  "AddressConflict",
 				Message: w.field() + ": " + w.Kind.String() + " " + w.key.String() + " belongs to Service " + owner.String(),

@@ -237,24 +237,25 @@ func backends(all []endpoint, use func(*endpoint) bool) []Backend {
 	return out
 }
 
-// established returns the endpoints that still serve.
-func established(all []endpoint) []netip.AddrPort {
-	n := 0
+// kept returns the endpoints that still serve and are in none of the sets.
+func kept(all []endpoint, sets ...[]Backend) []netip.AddrPort {
+	var out []netip.AddrPort
 	for i := range all {
-		if all[i].Serving || all[i].Ready {
-			n++
+		e := &all[i]
+		if !e.Serving && !e.Ready || len(out) > 0 && out[len(out)-1] == e.addr {
+			continue
 		}
-	}
-	if n == 0 {
-		return nil
-	}
-	out := make([]netip.AddrPort, 0, n)
-	for i := range all {
-		if e := &all[i]; (e.Serving || e.Ready) && (len(out) == 0 || out[len(out)-1] != e.addr) {
+		if !slices.ContainsFunc(sets, func(set []Backend) bool { return has(set, e.addr) }) {
 			out = append(out, e.addr)
 		}
 	}
-	return out
+	return slices.Clip(out)
+}
+
+// has looks for an address in a set, which is ordered by it.
+func has(set []Backend, addr netip.AddrPort) bool {
+	_, found := slices.BinarySearchFunc(set, addr, func(b Backend, a netip.AddrPort) int { return b.AddrPort.Compare(a) })
+	return found
 }
 
 // localReady counts the addresses of ready endpoints on this node, of all ports

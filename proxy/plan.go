@@ -6,8 +6,7 @@ import (
 	"slices"
 	"time"
 
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
-
+	"github.com/sluicenet/sluice/internal/btree"
 	"github.com/sluicenet/sluice/model"
 )
 
@@ -47,8 +46,10 @@ type Plan struct {
 	Node     Node
 
 	proxyName string // of the planner's configuration
-	services  *iradix.Tree[*Service]
+	services  btree.Tree[model.Name, *Service]
 }
+
+var byName = &btree.Order[model.Name, *Service]{Key: func(s *Service) model.Name { return s.Name }, Compare: compareNames}
 
 // Node is what the plan depends on of the node that it is for.
 type Node struct {
@@ -74,42 +75,15 @@ type Node struct {
 
 // Service returns the plan of one Service, or nil.
 func (p *Plan) Service(name model.Name) *Service {
-	if p.services == nil {
-		return nil
-	}
-	s, _ := p.services.Get(serviceKey(name))
+	s, _ := p.services.Get(name)
 	return s
 }
 
 // Services yields the plan of every Service, ordered by namespace and name.
-func (p *Plan) Services() iter.Seq[*Service] {
-	return func(yield func(*Service) bool) {
-		if p.services == nil {
-			return
-		}
-		it := p.services.Root().Iterator()
-		for _, s, ok := it.Next(); ok; _, s, ok = it.Next() {
-			if !yield(s) {
-				return
-			}
-		}
-	}
-}
+func (p *Plan) Services() iter.Seq[*Service] { return p.services.All() }
 
 // Len returns the number of Services.
-func (p *Plan) Len() int {
-	if p.services == nil {
-		return 0
-	}
-	return p.services.Len()
-}
-
-func serviceKey(n model.Name) []byte {
-	b := make([]byte, 0, len(n.Namespace)+1+len(n.Name))
-	b = append(b, n.Namespace...)
-	b = append(b, 0)
-	return append(b, n.Name...)
-}
+func (p *Plan) Len() int { return p.services.Len() }
 
 // Service is the plan of one Service.
 type Service struct {
@@ -152,9 +126,22 @@ type Port struct {
 	// ordered by address.
 	Cluster []Backend
 	Local   []Backend
-	// Established are the endpoints that existing flows may go on with: all
-	// that still serve. It is a superset of Cluster and Local.
-	Established []netip.AddrPort
+	// Kept are the endpoints that are in neither, and still serve: existing flows
+	// may go on with them. They are ordered by address.
+	Kept []netip.AddrPort
+}
+
+// Established returns the endpoints that existing flows may go on with, ordered
+// by address: those that take connections, and those that only keep them.
+func (p *Port) Established() []netip.AddrPort {
+	out := slices.Clone(p.Kept)
+	for _, list := range [...][]Backend{p.Cluster, p.Local} {
+		for i := range list {
+			out = append(out, list[i].AddrPort)
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return slices.Compact(out)
 }
 
 // Backend is an endpoint that takes connections.
@@ -262,7 +249,7 @@ func (p *Port) equal(o *Port) bool {
 		p.Affinity == o.Affinity && p.Split == o.Split &&
 		slices.EqualFunc(p.Frontends, o.Frontends, Frontend.equal) &&
 		slices.Equal(p.Cluster, o.Cluster) && slices.Equal(p.Local, o.Local) &&
-		slices.Equal(p.Established, o.Established)
+		slices.Equal(p.Kept, o.Kept)
 }
 
 func (f Frontend) equal(o Frontend) bool {

@@ -6,9 +6,9 @@ import (
 	"strconv"
 	"strings"
 
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/sluicenet/sluice/internal/btree"
 	"github.com/sluicenet/sluice/model"
 )
 
@@ -40,10 +40,11 @@ const labelProxyName = "service.kubernetes.io/service-proxy-name"
 // Planner makes plans, each from the one before and what changed. It belongs to
 // one goroutine; the plans belong to everybody.
 type Planner struct {
-	cfg    Config
-	plan   *Plan
-	here   Node // of the update in progress
-	claims map[FrontendKey]claim
+	cfg     Config
+	plan    *Plan
+	here    Node                         // of the update in progress
+	claims  map[FrontendKey]model.Name   // who has a frontend
+	waiting map[FrontendKey][]model.Name // who else wants it, in order
 	// splitTo holds, by a Service that splits send connections to, the
 	// Services whose connections these are; subsetsOf the same by Pod, for
 	// splits that select Pods. needs is the way back.
@@ -65,9 +66,10 @@ func NewPlanner(cfg Config) *Planner {
 		plan: &Plan{
 			Node:      cfg.firstNode(),
 			proxyName: cfg.ProxyName,
-			services:  iradix.New[*Service](),
+			services:  btree.New(byName),
 		},
-		claims:    map[FrontendKey]claim{},
+		claims:    map[FrontendKey]model.Name{},
+		waiting:   map[FrontendKey][]model.Name{},
 		splitTo:   map[model.Name]map[model.Name]struct{}{},
 		subsetsOf: map[model.Name]map[model.Name]struct{}{},
 		needs:     map[model.Name]splitNeeds{},
@@ -93,15 +95,15 @@ func (p *Planner) Update(up model.Update) Changes {
 	changes := Changes{Old: p.plan}
 	tx := p.plan.services.Txn()
 	for name := range dirty {
-		old, _ := tx.Get(serviceKey(name))
+		old, _ := tx.Get(name)
 		next := p.planService(up.New, name, wanted[name])
 		if old.equal(next) {
 			continue
 		}
 		if next == nil {
-			tx.Delete(serviceKey(name))
+			tx.Remove(name)
 		} else {
-			tx.Insert(serviceKey(name), next)
+			tx.Set(next)
 		}
 		changes.Services = append(changes.Services, Change{name, old, next})
 	}
@@ -202,7 +204,7 @@ func (p *Planner) planPort(snap *model.Snapshot, svc *model.Service, port *model
 	}
 	all = unique(all)
 	out.Cluster, out.Local = categorize(all, p.here)
-	out.Established = established(all)
+	out.Kept = kept(all, out.Cluster, out.Local)
 	return out
 }
 

@@ -125,11 +125,8 @@ func (p *Port) print(b *strings.Builder) {
 		printBackends(b, "local", p.Local)
 	}
 	var draining []string
-	for _, e := range p.Established {
-		if !slices.ContainsFunc(p.Cluster, func(b Backend) bool { return b.AddrPort == e }) &&
-			!slices.ContainsFunc(p.Local, func(b Backend) bool { return b.AddrPort == e }) {
-			draining = append(draining, e.String())
-		}
+	for _, e := range p.Kept {
+		draining = append(draining, e.String())
 	}
 	if draining != nil {
 		fmt.Fprintf(b, "    established only: %s\n", strings.Join(draining, ", "))

@@ -20,7 +20,7 @@ func dns(clusterIP string, endpoints ...string) *proxy.Service {
 		{Kind: proxy.NodePort, Port: 30053},
 	}}
 	for _, e := range endpoints {
-		p.Established = append(p.Established, ap(e))
+		p.Kept = append(p.Kept, ap(e))
 	}
 	return &proxy.Service{Name: name, Ports: []*proxy.Port{p}}
 }

@@ -42,7 +42,7 @@ func collect(plan *proxy.Plan, changes []proxy.Change) *wanted {
 	if changes == nil {
 		w.all = true
 		for s := range plan.Services() {
-			each(s, func(p *proxy.Port, f *proxy.Frontend) { w.set(p, f, target{endpoints: p.Established}) })
+			each(s, func(p *proxy.Port, f *proxy.Frontend) { w.set(p, f, target{endpoints: p.Established()}) })
 		}
 		return w
 	}
@@ -57,7 +57,7 @@ func collect(plan *proxy.Plan, changes []proxy.Change) *wanted {
 	for _, c := range changes {
 		each(c.New, func(p *proxy.Port, f *proxy.Frontend) {
 			if w.find(p, f) || !known(c.Old, p, f) {
-				w.set(p, f, target{endpoints: p.Established})
+				w.set(p, f, target{endpoints: p.Established()})
 			}
 		})
 	}
@@ -74,7 +74,7 @@ func allowed(changes []proxy.Change) *wanted {
 			if w.find(p, f) {
 				before = w.get(p, f).endpoints
 			}
-			both := append(slices.Clone(p.Established), before...)
+			both := append(p.Established(), before...)
 			slices.SortFunc(both, netip.AddrPort.Compare)
 			w.set(p, f, target{endpoints: both})
 		})
@@ -135,8 +135,9 @@ func find(s *proxy.Service, like *proxy.Port) *proxy.Port {
 // harmless reports whether a change of a port leaves no stale flows: all
 // endpoints that flows could have are still there, and so are the frontends.
 func harmless(before, now *proxy.Port) bool {
-	for _, e := range before.Established {
-		if _, ok := slices.BinarySearchFunc(now.Established, e, netip.AddrPort.Compare); !ok {
+	established := now.Established()
+	for _, e := range before.Established() {
+		if _, ok := slices.BinarySearchFunc(established, e, netip.AddrPort.Compare); !ok {
 			return false
 		}
 	}

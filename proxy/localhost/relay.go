@@ -152,7 +152,7 @@ func (r *Relay) Applied(plan *proxy.Plan, changes []proxy.Change) {
 func (r *Relay) add(s *proxy.Service) {
 	each(s, func(at port, p *proxy.Port, f *proxy.Frontend) {
 		if backends := p.Backends(f.Inside); len(backends) > 0 {
-			r.wanted[at] = &target{s.Name, backends, p.Established, p.Affinity}
+			r.wanted[at] = &target{s.Name, backends, p.Established(), p.Affinity}
 			r.dirty[at] = struct{}{}
 		}
 	})
