@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/internal/lab"
 	"github.com/sluicenet/sluice/model"
@@ -50,20 +53,52 @@ func sizes(b *testing.B, f func(b *testing.B, services int)) {
 	}
 }
 
+// cpu sums the processor time of an operation, which on a busy machine says
+// more than the time that has passed.
+type cpu struct {
+	user, system, allUser, allSystem time.Duration
+}
+
+func (c *cpu) begin(b *testing.B) { c.user, c.system = usage(b) }
+
+func (c *cpu) end(b *testing.B) {
+	user, system := usage(b)
+	c.allUser += user - c.user
+	c.allSystem += system - c.system
+}
+
+func (c *cpu) report(b *testing.B) {
+	b.ReportMetric(float64(c.allUser.Microseconds())/1000/float64(b.N), "user-ms/op")
+	b.ReportMetric(float64(c.allSystem.Microseconds())/1000/float64(b.N), "system-ms/op")
+}
+
+func usage(b *testing.B) (user, system time.Duration) {
+	b.Helper()
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano()), time.Duration(r.Stime.Nano())
+}
+
 // BenchmarkColdStart programs a node from nothing.
 func BenchmarkColdStart(b *testing.B) {
 	sizes(b, func(b *testing.B, services int) {
 		x := newBench(b, services)
+		var used cpu
 		for b.Loop() {
 			b.StopTimer()
 			if err := x.engine.Cleanup(b.Context()); err != nil {
 				b.Fatal(err)
 			}
+			used.begin(b)
 			b.StartTimer()
 			if err := x.engine.Sync(b.Context(), x.plan); err != nil {
 				b.Fatal(err)
 			}
+			used.end(b)
 		}
+		used.report(b)
 	})
 }
 
@@ -71,16 +106,18 @@ func BenchmarkColdStart(b *testing.B) {
 func BenchmarkTakeOver(b *testing.B) {
 	sizes(b, func(b *testing.B, services int) {
 		x := newBench(b, services)
-		for range 2 { // the second finds everything
-			if err := x.engine.Sync(b.Context(), x.plan); err != nil {
-				b.Fatal(err)
-			}
+		if err := x.engine.Sync(b.Context(), x.plan); err != nil {
+			b.Fatal(err)
 		}
+		var used cpu
+		used.begin(b)
 		for b.Loop() {
 			if err := x.engine.Sync(b.Context(), x.plan); err != nil {
 				b.Fatal(err)
 			}
 		}
+		used.end(b)
+		used.report(b)
 	})
 }
 
@@ -92,11 +129,48 @@ func BenchmarkOneEndpoint(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.ReportAllocs()
+		var used cpu
+		used.begin(b)
 		for i := 0; b.Loop(); i++ {
 			x.store.Update(func(tx *model.Txn) { model.EndpointSlices.Put(tx, proxytest.Slice(services/2, 10, 1+i%2)) })
 			if err := x.engine.Apply(b.Context(), x.next(b)); err != nil {
 				b.Fatal(err)
 			}
 		}
+		used.end(b)
+		used.report(b)
+	})
+}
+
+// BenchmarkVerify looks for what others have changed: nothing, something of
+// their own, one of our elements.
+func BenchmarkVerify(b *testing.B) {
+	sizes(b, func(b *testing.B, services int) {
+		x := newBench(b, services)
+		for range 2 { // the second takes over, and something is to be swept
+			if err := x.engine.Sync(b.Context(), x.plan); err != nil {
+				b.Fatal(err)
+			}
+		}
+		run := func(name string, before func()) {
+			b.Run(name, func(b *testing.B) {
+				var used cpu
+				for b.Loop() {
+					b.StopTimer()
+					before()
+					used.begin(b)
+					b.StartTimer()
+					if _, err := x.engine.Verify(b.Context()); err != nil {
+						b.Fatal(err)
+					}
+					used.end(b)
+				}
+				used.report(b)
+			})
+		}
+		run("swept", x.engine.sweepAll)
+		run("quiet", func() {})
+		run("others", func() { x.engine.drift.others = true })
+		run("touched", func() { x.engine.drift.touched = true })
 	})
 }

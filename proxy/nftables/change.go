@@ -32,13 +32,12 @@ func (c *change) add(el element, replace bool) {
 // remove deletes an element. Slots only become garbage: a packet that has read
 // a verdict of before must still find them.
 func (c *change) remove(k elementKey, data string) {
-	switch k.set {
-	case setSlots, setNodePortSlots, setChoices, setNodePortChoices, setBackends, setNodePortBackends:
+	if specs[k.set].numbered {
 		c.engine.garbage[k] = data
 		c.engine.rested = time.Now()
-	default:
-		c.ops = append(c.ops, operation{element{k.place, k.key, data}, false, true})
+		return
 	}
+	c.ops = append(c.ops, operation{element{k.place, k.key, data}, false, true})
 }
 
 // phase orders what does not fit into one transaction: nothing may point at what

@@ -21,12 +21,7 @@ func (t slotTable) assign(backends []proxy.Backend) slotTable {
 		return nil
 	}
 	counts := proxy.Slots(backends)
-	used := 0
-	for _, n := range counts {
-		used += n
-	}
-	used = min(used, localSlots)
-	out := make(slotTable, used)
+	out := make(slotTable, sum(counts))
 	copy(out, t)
 	index := make(map[netip.AddrPort]int, len(backends))
 	for i, b := range backends {
@@ -47,6 +42,21 @@ func (t slotTable) assign(backends []proxy.Backend) slotTable {
 		}
 	}
 	return out
+}
+
+// slotCount returns how many slots backends take.
+func slotCount(backends []proxy.Backend) int {
+	if len(backends) == 0 {
+		return 0
+	}
+	return sum(proxy.Slots(backends))
+}
+
+func sum(counts []int) (n int) {
+	for _, c := range counts {
+		n += c
+	}
+	return min(n, localSlots)
 }
 
 // portState is a port's plan with the slots of its backends.
@@ -146,14 +156,8 @@ func (s serviceState) elements(emit func(element), chain func(proxy.Family, chai
 // entry emits what finds the frontend.
 func (s *portState) entry(f *proxy.Frontend, emit func(element), chain func(proxy.Family, chainSpec)) {
 	p, spec := s.plan, s.spec(f)
-	set, key := setServices, make([]byte, 0, 64)
-	if f.Kind == proxy.NodePort {
-		set = setNodePorts
-	} else {
-		key = appendAddr(key, f.Addr)
-	}
-	key = appendPort(key, p.Protocol, f.Port)
-	emit(element{place{p.Family, set}, string(key), spec.verdict()})
+	key := entryKey(p.Protocol, f)
+	emit(element{entryPlace(p.Family, f), string(key), spec.verdict()})
 	chain(p.Family, spec)
 	if s.traffic {
 		counted := setTraffic
@@ -173,6 +177,30 @@ func (s *portState) entry(f *proxy.Frontend, emit func(element), chain func(prox
 			emit(element{place{p.Family, setSources}, string(b), ""})
 		}
 	}
+}
+
+// entryPlace returns the map that finds a frontend, and entryKey its key there.
+func entryPlace(family proxy.Family, f *proxy.Frontend) place {
+	if f.Kind == proxy.NodePort {
+		return place{family, setNodePorts}
+	}
+	return place{family, setServices}
+}
+
+func entryKey(p proxy.Protocol, f *proxy.Frontend) []byte {
+	key := make([]byte, 0, 24)
+	if f.Kind != proxy.NodePort {
+		key = appendAddr(key, f.Addr)
+	}
+	return appendPort(key, p, f.Port)
+}
+
+// numberedSets returns the sets of a frontend's slots.
+func numberedSets(f *proxy.Frontend) (slots, choices, backends setID) {
+	if f.Kind == proxy.NodePort {
+		return setNodePortSlots, setNodePortChoices, setNodePortBackends
+	}
+	return setSlots, setChoices, setBackends
 }
 
 // keys returns the functions that make a frontend's keys: with a number at the
@@ -196,10 +224,8 @@ func (s *portState) slots(f *proxy.Frontend, t slotTable, from uint32, emit func
 	if len(t) == 0 {
 		return
 	}
-	at := place{s.plan.Family, setSlots}
-	if f.Kind == proxy.NodePort {
-		at.set = setNodePortSlots
-	}
+	set, _, _ := numberedSets(f)
+	at := place{s.plan.Family, set}
 	key, _ := s.keys(f)
 	for i, b := range t {
 		emit(element{at, key(from + uint32(i)), addrPort(b)})
@@ -208,10 +234,8 @@ func (s *portState) slots(f *proxy.Frontend, t slotTable, from uint32, emit func
 
 // sticky emits the slots of a frontend with affinity.
 func (s *portState) sticky(f *proxy.Frontend, emit func(element)) {
-	choices, backends := place{s.plan.Family, setChoices}, place{s.plan.Family, setBackends}
-	if f.Kind == proxy.NodePort {
-		choices.set, backends.set = setNodePortChoices, setNodePortBackends
-	}
+	_, choose, translate := numberedSets(f)
+	choices, backends := place{s.plan.Family, choose}, place{s.plan.Family, translate}
 	slot, choice := s.keys(f)
 	ids := s.numbers()
 	for from, t := range map[uint32]slotTable{0: s.cluster, localSlots: s.local} {

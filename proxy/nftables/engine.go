@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"sync"
 	"time"
@@ -58,7 +59,9 @@ type Engine struct {
 	garbage map[elementKey]string
 	rested  time.Time // the last time that something became garbage
 
-	drift drift
+	drift   drift
+	monitor monitor // nil: there is none
+	sweep   sweep
 }
 
 // kernel is the netlink socket; [*nfnl.Socket] is one.
@@ -108,10 +111,25 @@ func New(o Options) (*Engine, error) {
 		s.Close()
 		return nil, unsupported(err)
 	}
-	if o.Intercept != nil {
-		return newEngine(intercepted{s, o.Intercept}, questions, o), nil
+	sweeps, err := nfnl.Dial(o.NetNS)
+	if err != nil {
+		s.Close()
+		questions.Close()
+		return nil, unsupported(err)
 	}
-	return newEngine(s, questions, o), nil
+	var k kernel = s
+	if o.Intercept != nil {
+		k = intercepted{s, o.Intercept}
+	}
+	e := newEngine(k, questions, o)
+	e.sweep.open = func(m *nfnl.Messages) (portions, error) { return sweeps.List(m) }
+	e.sweep.close = sweeps.Close
+	if m, err := nfnl.DialMonitor(o.NetNS, s); err != nil {
+		e.log.Warn("changes of others to nftables are found by looking only", "error", err)
+	} else {
+		e.monitor = m
+	}
+	return e, nil
 }
 
 func newEngine(k, questions kernel, o Options) *Engine {
@@ -124,6 +142,12 @@ func (e *Engine) Close() error {
 	defer e.asking.Unlock()
 	e.questions.Close()
 	e.sock.Close()
+	if e.monitor != nil {
+		e.monitor.Close()
+	}
+	if e.sweep.close != nil {
+		e.sweep.close()
+	}
 	return nil
 }
 
@@ -136,6 +160,7 @@ func (e *Engine) rules(family proxy.Family) rules {
 // Sync implements [proxy.Engine]. It lists what the kernel has.
 func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
 	e.valid = false
+	e.deaf()
 	if err := e.probeFamilies(); err != nil {
 		return err
 	}
@@ -149,6 +174,9 @@ func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
 	// As long as the spare table serves, ours is not attached before it is whole.
 	err = e.fill(ctx, plan, spare)
 	if err != nil {
+		return err
+	}
+	if err := e.listen(ctx); err != nil {
 		return err
 	}
 	e.valid = true
@@ -174,43 +202,102 @@ func (e *Engine) fill(ctx context.Context, plan *proxy.Plan, attachLast bool) er
 	for _, k := range found.chains {
 		e.chains[k] = &chain{}
 	}
-	return e.reconcile(ctx, found, func(each func(serviceState)) {
+	c, err := e.compare(ctx, found, func(yield func(wanted) bool) {
 		for s := range plan.Services() {
-			state := found.state(s).next(s, e.traffic)
-			e.services[s.Name] = state
-			each(state)
+			if !yield(wanted{plan: s}) {
+				return
+			}
 		}
-	}, attachLast)
+	})
+	if err != nil {
+		return err
+	}
+	if len(found.tables) > 0 {
+		e.sweepAll()
+	}
+	return e.write(ctx, c, attachLast)
 }
 
-// reconcile makes the kernel match all Services, given what it has. It rewrites
-// all rules, and of the elements those that differ.
-func (e *Engine) reconcile(ctx context.Context, found *listing, services func(each func(serviceState)), attachLast bool) error {
-	c := change{engine: e}
+// compare returns the change of elements that makes the kernel match all
+// Services, given what was listed of it.
+func (e *Engine) compare(ctx context.Context, found *listing, services iter.Seq[wanted]) (*change, error) {
+	c := &change{engine: e}
 	for _, ch := range e.chains {
 		ch.uses = 0
 	}
 	clear(e.shared)
-	services(func(s serviceState) {
+	some, size := []wanted(nil), 0
+	for w := range services {
+		some = append(some, w)
+		if size += w.size(); size < e.answersAt() {
+			continue
+		}
+		if err := e.compareSome(ctx, c, found, some); err != nil {
+			return nil, err
+		}
+		some, size = some[:0], 0
+	}
+	if err := e.compareSome(ctx, c, found, some); err != nil {
+		return nil, err
+	}
+	if err := e.readRest(ctx, found); err != nil {
+		return nil, err
+	}
+	for _, rest := range [...]map[elementKey]string{found.elements, found.numbered} {
+		for k, data := range rest {
+			c.remove(k, data)
+		}
+		clear(rest)
+	}
+	return c, nil
+}
+
+// compareSome adds to a change what concerns some Services.
+func (e *Engine) compareSome(ctx context.Context, c *change, found *listing, services []wanted) error {
+	if err := e.readServices(ctx, found, services); err != nil {
+		return err
+	}
+	states := make([]serviceState, 0, len(services))
+	for _, w := range services {
+		if w.plan != nil {
+			w.state = found.state(w.plan).next(w.plan, e.traffic)
+			e.services[w.plan.Name] = w.state
+		}
+		states = append(states, w.state)
+	}
+	if err := e.readBackends(ctx, found, states); err != nil {
+		return err
+	}
+	for _, s := range states {
 		s.elements(func(el element) {
 			k := elementKey{el.place, el.key}
+			list := found.elements
+			if specs[el.set].numbered {
+				list = found.numbered
+			}
 			if specs[el.set].shared {
 				if e.shared[k]++; e.shared[k] > 1 {
 					return
 				}
 			}
-			data, ok := found.elements[k]
-			delete(found.elements, k)
+			data, ok := list[k]
+			delete(list, k)
 			if ok && data == el.data {
 				delete(e.garbage, k)
 				return
 			}
 			c.add(el, ok)
 		}, func(family proxy.Family, spec chainSpec) { e.use(family, spec, nil) })
-	})
-	for k, data := range found.elements {
+	}
+	for k, data := range found.numbered {
 		c.remove(k, data)
 	}
+	clear(found.numbered)
+	return nil
+}
+
+// write makes a change of elements, and all rules anew.
+func (e *Engine) write(ctx context.Context, c *change, attachLast bool) error {
 	m := e.transaction()
 	for _, family := range e.families {
 		if err := e.rules(family).define(m); err != nil {
@@ -287,6 +374,10 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 		c.remove(k, data)
 	}
 	if err := c.commit(ctx, m); err != nil {
+		if e.sweeping() && errors.Is(err, unix.EEXIST) {
+			// A slot is there that an earlier process did not remove.
+			return e.Sync(ctx, changes.New)
+		}
 		return err
 	}
 	e.valid = true

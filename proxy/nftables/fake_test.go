@@ -164,18 +164,30 @@ func (k *fakeKernel) Ask(_ context.Context, m *nfnl.Messages, each func(nfnl.Mes
 			}
 		case unix.NFT_MSG_GETSETELEM:
 			_, name := names(msg, unix.NFTA_SET_ELEM_LIST_SET)
-			wanted := map[string]bool{}
-			parseElements(place{family, setServices}, msg.Body, func(e seen) { wanted[e.key] = true })
-			for key, data := range k.elements {
-				if len(wanted) > 0 && !wanted[key.key] {
-					continue
-				}
-				if key.family == family && specs[key.set].name == name {
-					putElements(out, key.place, []element{{key.place, key.key, data}}, false)
+			at := place{family, setCount}
+			for id := range specs {
+				if specs[id].name == name {
+					at.set = setID(id)
 				}
 			}
+			if msg.Flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP {
+				for key, data := range k.elements {
+					if key.place == at {
+						putElements(out, at, []element{{at, key.key, data}}, false)
+					}
+				}
+				break
+			}
+			there := true
+			parseElements(at, msg.Body, func(e seen) {
+				data, ok := k.elements[elementKey{at, e.key}]
+				if there = there && ok; there {
+					putElements(out, at, []element{{at, e.key, data}}, false)
+				}
+			})
 		}
 		for answer := range out.All() {
+			answer.Sequence = msg.Sequence
 			each(answer)
 		}
 	}

@@ -16,13 +16,16 @@ import (
 
 // listing is what the kernel has of our tables.
 type listing struct {
+	tables   map[proxy.Family]bool // that are there
 	elements map[elementKey]string
+	// numbered are elements of numbered sets, as far as they were asked for.
+	numbered map[elementKey]string
 	chains   []chainKey // those for frontends
 	rules    map[chainKey]uint64
 }
 
-// list reads both tables. What somebody else learns from the packet path is left
-// out, and so are the ranges, which are always written anew.
+// list reads both tables. What is learnt from the packet path is left out, and so
+// are the ranges, which are always written anew, and what is asked for by number.
 func (e *Engine) list(ctx context.Context) (*listing, error) {
 	for attempt := 0; ; attempt++ {
 		l, err := e.listOnce(ctx)
@@ -36,18 +39,19 @@ func (e *Engine) list(ctx context.Context) (*listing, error) {
 }
 
 func (e *Engine) listOnce(ctx context.Context) (*listing, error) {
-	l := &listing{elements: map[elementKey]string{}, rules: map[chainKey]uint64{}}
+	l := &listing{tables: map[proxy.Family]bool{}, elements: map[elementKey]string{}, numbered: map[elementKey]string{}, rules: map[chainKey]uint64{}}
 	for _, family := range e.families {
 		if ok, err := e.hasTable(ctx, family, e.table); err != nil {
 			return nil, err
 		} else if !ok {
 			continue
 		}
+		l.tables[family] = true
 		if err := e.listChains(ctx, family, l); err != nil {
 			return nil, err
 		}
 		for id := range setCount {
-			if specs[id].dynamic || specs[id].node {
+			if specs[id].dynamic || specs[id].node || specs[id].numbered {
 				continue
 			}
 			at := place{family, id}
@@ -81,12 +85,7 @@ func (e *Engine) listElements(ctx context.Context, at place, each func(element))
 
 // dump is listElements by way of any socket, with what the elements counted.
 func (e *Engine) dump(ctx context.Context, k kernel, at place, each func(seen)) error {
-	m := e.batch()
-	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, nfFamily(at.family))
-	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, e.table)
-	m.String(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
-	m.Finish()
-	err := k.Ask(ctx, &m.Messages, func(msg nfnl.Message) {
+	err := k.Ask(ctx, &e.listRequest(at).Messages, func(msg nfnl.Message) {
 		if msg.Kind&0xff == unix.NFT_MSG_NEWSETELEM {
 			parseElements(at, msg.Body, each)
 		}
@@ -95,6 +94,16 @@ func (e *Engine) dump(ctx context.Context, k kernel, at place, each func(seen)) 
 		return nil
 	}
 	return err
+}
+
+// listRequest asks for all elements of a set.
+func (e *Engine) listRequest(at place) *batch {
+	m := e.batch()
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETSETELEM, unix.NLM_F_DUMP, nfFamily(at.family))
+	m.String(unix.NFTA_SET_ELEM_LIST_TABLE, m.table)
+	m.String(unix.NFTA_SET_ELEM_LIST_SET, specs[at.set].name)
+	m.Finish()
+	return m
 }
 
 // listChains reads the names of all chains and a hash of each one's rules.
@@ -170,13 +179,10 @@ func (l *listing) state(s *proxy.Service) serviceState {
 
 // slots reads a frontend's slots.
 func (l *listing) slots(s *portState, f *proxy.Frontend, from uint32, hint int) slotTable {
-	slots, choices, backends := setSlots, setChoices, setBackends
-	if f.Kind == proxy.NodePort {
-		slots, choices, backends = setNodePortSlots, setNodePortChoices, setNodePortBackends
-	}
+	slots, choices, backends := numberedSets(f)
 	key, choice := s.keys(f)
 	get := func(set setID, key string) (string, bool) {
-		data, ok := l.elements[elementKey{place{s.plan.Family, set}, key}]
+		data, ok := l.numbered[elementKey{place{s.plan.Family, set}, key}]
 		return data, ok
 	}
 	out := make(slotTable, 0, hint)

@@ -334,9 +334,9 @@ func TestListing(t *testing.T) {
 	}
 	w.engine = w.newEngine()
 	w.must(w.engine.Sync(t.Context(), w.plan))
-	found, err := w.engine.list(t.Context())
+	found, err := w.engine.everything(t.Context())
 	w.must(err)
-	w.must(matches(found.elements, w.engine, w.plan))
+	w.must(matches(found, w.engine, w.plan))
 }
 
 // TestNodePortAddresses checks that other local addresses do not answer.

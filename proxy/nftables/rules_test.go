@@ -339,9 +339,9 @@ func TestOtherVersion(t *testing.T) {
 	for range targets {
 		<-done
 	}
-	found, err := w.engine.list(t.Context())
+	found, err := w.engine.everything(t.Context())
 	w.must(err)
-	w.must(matches(found.elements, w.engine, w.plan))
+	w.must(matches(found, w.engine, w.plan))
 	if tables := w.nft("list", "tables"); strings.Contains(tables, spareName) {
 		t.Errorf("in the end there are\n%s", tables)
 	}

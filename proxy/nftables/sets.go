@@ -42,6 +42,7 @@ type setSpec struct {
 	interval bool
 	dynamic  bool // filled by the packet path, with a timeout
 	shared   bool // several Services may have an element
+	numbered bool // an element for each backend of each frontend
 	node     bool // filled from the node's networks, and always written anew
 }
 
@@ -57,13 +58,13 @@ const affinitySize = 1 << 18
 // by a longer key in the other order.
 var specs = [setCount]setSpec{
 	setServices:          {name: "services", key: []field{daddr, l4proto, dport}, verdict: true, counter: true},
-	setSlots:             {name: "slots", key: []field{daddr, l4proto, dport, number}, data: []field{daddr, dport}},
+	setSlots:             {name: "slots", key: []field{daddr, l4proto, dport, number}, data: []field{daddr, dport}, numbered: true},
 	setNodePorts:         {name: "nodeports", key: []field{l4proto, dport}, verdict: true, counter: true},
-	setNodePortSlots:     {name: "nodeport-slots", key: []field{l4proto, dport, number}, data: []field{daddr, dport}},
-	setChoices:           {name: "choices", key: []field{l4proto, dport, number, daddr}, data: []field{priority}},
-	setBackends:          {name: "backends", key: []field{daddr, l4proto, dport, priority}, data: []field{daddr, dport}},
-	setNodePortChoices:   {name: "nodeport-choices", key: []field{l4proto, dport, number}, data: []field{priority}},
-	setNodePortBackends:  {name: "nodeport-backends", key: []field{l4proto, dport, priority}, data: []field{daddr, dport}},
+	setNodePortSlots:     {name: "nodeport-slots", key: []field{l4proto, dport, number}, data: []field{daddr, dport}, numbered: true},
+	setChoices:           {name: "choices", key: []field{l4proto, dport, number, daddr}, data: []field{priority}, numbered: true},
+	setBackends:          {name: "backends", key: []field{daddr, l4proto, dport, priority}, data: []field{daddr, dport}, numbered: true},
+	setNodePortChoices:   {name: "nodeport-choices", key: []field{l4proto, dport, number}, data: []field{priority}, numbered: true},
+	setNodePortBackends:  {name: "nodeport-backends", key: []field{l4proto, dport, priority}, data: []field{daddr, dport}, numbered: true},
 	setHairpin:           {name: "hairpin", key: []field{saddr, daddr}, shared: true},
 	setSources:           {name: "sources", key: []field{daddr, l4proto, dport, saddr}, interval: true},
 	setClusterIPs:        {name: "cluster-ips", key: []field{daddr}, shared: true},

@@ -20,9 +20,12 @@ type drift struct {
 	// generation is the kernel's number of the rule set after our last
 	// transaction; it counts everybody's.
 	generation uint32
-	// foreign tells that somebody else's transaction was seen since we last
-	// looked at our tables.
-	foreign bool
+	// others tells that somebody else's transaction was seen that the monitor
+	// has not been asked about yet.
+	others bool
+	// touched tells that somebody else has changed our tables, and suspect that
+	// it may be so, since we last looked at them.
+	touched, suspect bool
 	// rules are hashes of our chains' rules as the kernel lists them; nil
 	// until they have been listed.
 	rules map[chainKey]uint64
@@ -61,7 +64,7 @@ func (e *Engine) send(ctx context.Context, m *batch) error {
 		return err
 	}
 	if e.drift.generation != 0 && generation != e.drift.generation+1 {
-		e.drift.foreign = true
+		e.drift.others = true
 	}
 	e.drift.generation = generation
 	return nil
@@ -83,9 +86,10 @@ func (e *Engine) generation(ctx context.Context) (uint32, error) {
 	return g, err
 }
 
-// Verify implements [proxy.Engine]. It lists the tables only if somebody has
-// changed rules since, and then not so often that it would take more than a
-// small share of the time. It also removes garbage.
+// Verify implements [proxy.Engine]. It reads the tables only if somebody has
+// changed them since. Where it is only known that somebody may have, it reads
+// them not so often that it would take more than a small share of the time. It
+// also removes garbage.
 func (e *Engine) Verify(ctx context.Context) (bool, error) {
 	if !e.valid {
 		return false, nil
@@ -95,13 +99,14 @@ func (e *Engine) Verify(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	if generation != e.drift.generation {
-		e.drift.foreign, e.drift.generation = true, generation
+		e.drift.others, e.drift.generation = true, generation
+	}
+	if e.drift.others {
+		e.drift.others = false
+		e.hear()
 	}
 	repaired := false
-	if e.drift.foreign {
-		if time.Since(e.drift.looked) < lookShare*e.drift.took {
-			return false, nil
-		}
+	if e.drift.touched || e.drift.suspect && time.Since(e.drift.looked) >= lookShare*e.drift.took {
 		if repaired, err = e.repair(ctx); err != nil {
 			e.valid = false
 			return repaired, err
@@ -115,6 +120,9 @@ func (e *Engine) Verify(ctx context.Context) (bool, error) {
 			}
 		}
 		e.drift.rules = l.rules
+	}
+	if err := e.sweepSome(ctx); err != nil {
+		return repaired, err
 	}
 	if err := e.collect(ctx); err != nil {
 		e.valid = false
@@ -134,41 +142,32 @@ func (e *Engine) repair(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	same := ranges && e.drift.rules != nil && maps.Equal(found.rules, e.drift.rules) && e.sameElements(found)
-	e.drift.foreign, e.drift.looked, e.drift.took = false, start, time.Since(start)
-	if same {
+	rules := e.drift.rules == nil || maps.Equal(found.rules, e.drift.rules)
+	garbage := e.garbage
+	e.garbage = map[elementKey]string{}
+	c, err := e.compare(ctx, found, func(yield func(wanted) bool) {
+		for _, s := range e.services {
+			if !yield(wanted{state: s}) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return false, err
+	}
+	if err := e.readGarbage(ctx, found, garbage); err != nil {
+		return false, err
+	}
+	for k, data := range found.numbered {
+		c.remove(k, data)
+	}
+	e.drift.touched, e.drift.suspect, e.drift.looked, e.drift.took = false, false, start, time.Since(start)
+	e.sweepAll()
+	same := ranges && rules && len(c.ops) == 0
+	if same && e.drift.rules != nil {
 		return false, nil
 	}
-	// What was garbage is there or not; what is there will be found.
-	e.garbage = map[elementKey]string{}
-	err = e.reconcile(ctx, found, func(each func(serviceState)) {
-		for _, s := range e.services {
-			each(s)
-		}
-	}, false)
-	return true, err
-}
-
-// sameElements reports whether the kernel has the elements that we made.
-func (e *Engine) sameElements(found *listing) bool {
-	same, count := true, len(e.shared)
-	check := func(k elementKey, data string) {
-		got, ok := found.elements[k]
-		same = same && ok && got == data
-	}
-	for _, s := range e.services {
-		s.elements(func(el element) {
-			if !specs[el.set].shared {
-				count++
-			}
-			check(elementKey{el.place, el.key}, el.data)
-		}, func(proxy.Family, chainSpec) {})
-	}
-	for k, data := range e.garbage {
-		count++
-		check(k, data)
-	}
-	return same && count == len(found.elements)
+	return !same, e.write(ctx, c, false)
 }
 
 // sameRanges reports whether the kernel has the node's networks.

@@ -33,6 +33,9 @@ func (m *Messages) raw(kind, flags uint16, family byte, resource uint16) {
 	m.buf = binary.BigEndian.AppendUint16(m.buf, resource)
 }
 
+// Sequence returns the sequence number of the message in progress.
+func (m *Messages) Sequence() uint32 { return uint32(m.start) }
+
 // Finish ends the message.
 func (m *Messages) Finish() {
 	binary.NativeEndian.PutUint32(m.buf[m.start:], uint32(len(m.buf)-m.start))
@@ -48,7 +51,6 @@ func (m *Messages) BeginBatch() {
 
 // EndBatch ends it. It asks for one acknowledgement, of the last message: errors are sent
 // unasked, and a few hundred thousand acknowledgements would fill the socket.
-// End ends the nested attribute that Nest started.
 func (m *Messages) EndBatch() {
 	flags := binary.NativeEndian.Uint16(m.buf[m.last+6:])
 	binary.NativeEndian.PutUint16(m.buf[m.last+6:], flags|unix.NLM_F_ACK)

@@ -50,6 +50,8 @@ func Dial(netns int) (*Socket, error) {
 			_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, opt[1], 2*maxBatch)
 		}
 	}
+	// Errors need not repeat what they are about.
+	_ = unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	timeout := unix.NsecToTimeval(int64(patience))
 	if err := unix.SetsockoptTimeval(s.fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		s.Close()
@@ -143,7 +145,7 @@ func (s *Socket) exchange(m *Messages) error {
 			}
 			answered = true
 			if code := int32(binary.NativeEndian.Uint32(msg.Body)); code != 0 && refused == nil {
-				refused = &Refused{unix.Errno(-code), msg.sequence}
+				refused = &Refused{unix.Errno(-code), msg.Sequence}
 			}
 		}
 	}
@@ -169,48 +171,95 @@ func (s *Socket) send(b []byte) error {
 	}
 }
 
-// Ask sends one request and calls each for every answer to it. The error is a
+// Ask sends a request and calls each for every answer to it. The error is a
 // [unix.Errno] if the kernel says so, and [ErrInterrupted] if what was listed
 // changed meanwhile.
+//
+// Requests that have the flag NLM_F_ACK may be several and have any number of
+// answers, which tell by their sequence numbers what they answer. Of several, it
+// is no error if what one asks for is not there.
 func (s *Socket) Ask(ctx context.Context, m *Messages, each func(Message)) error {
 	if err := s.send(m.buf); err != nil {
 		return err
 	}
-	dump := binary.NativeEndian.Uint16(m.buf[6:])&unix.NLM_F_DUMP == unix.NLM_F_DUMP
-	var failed error
+	flags := binary.NativeEndian.Uint16(m.buf[6:])
+	a := answers{ctx: ctx, each: each, dump: flags&unix.NLM_F_DUMP == unix.NLM_F_DUMP, acked: flags&unix.NLM_F_ACK != 0, several: m.count > 1, waiting: m.count}
 	for {
-		n, _, err := unix.Recvfrom(s.fd, s.recv, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			s.stale = true
-			return fmt.Errorf("netlink: receive: %w", err)
-		}
-		for msg := range split(s.recv[:n]) {
-			switch {
-			case msg.Kind == unix.NLMSG_ERROR && len(msg.Body) >= 4:
-				if code := int32(binary.NativeEndian.Uint32(msg.Body)); code != 0 {
-					return unix.Errno(-code)
-				}
-				return failed
-			case msg.Kind == unix.NLMSG_DONE:
-				return failed
-			}
-			if msg.Flags&unix.NLM_F_DUMP_INTR != 0 && failed == nil {
-				failed = ErrInterrupted
-			}
-			if failed == nil {
-				failed = ctx.Err()
-			}
-			if failed == nil {
-				each(msg)
-			}
-			if !dump {
-				return failed
-			}
+		done, err := s.receive(&a)
+		if done || err != nil {
+			return err
 		}
 	}
+}
+
+// answers is what is still to come.
+type answers struct {
+	ctx            context.Context
+	each           func(Message)
+	dump           bool
+	acked, several bool
+	waiting        int // for the acknowledgements of so many requests, if they have any
+	failed         error
+}
+
+// receive takes one datagram. It reports whether it was the last.
+func (s *Socket) receive(a *answers) (done bool, err error) {
+	n, err := unix.Read(s.fd, s.recv)
+	if errors.Is(err, unix.EINTR) {
+		return false, nil
+	}
+	if err != nil {
+		s.stale = true
+		return false, fmt.Errorf("netlink: receive: %w", err)
+	}
+	for msg := range split(s.recv[:n]) {
+		switch {
+		case msg.Kind == unix.NLMSG_ERROR && len(msg.Body) >= 4:
+			code := unix.Errno(-int32(binary.NativeEndian.Uint32(msg.Body)))
+			if code != 0 && a.failed == nil && (!a.several || code != unix.ENOENT) {
+				a.failed = code
+			}
+			if a.waiting--; !a.acked || a.waiting == 0 {
+				return true, a.failed
+			}
+			continue
+		case msg.Kind == unix.NLMSG_DONE:
+			return true, a.failed
+		}
+		if msg.Flags&unix.NLM_F_DUMP_INTR != 0 && a.failed == nil {
+			a.failed = ErrInterrupted
+		}
+		if a.failed == nil {
+			a.failed = a.ctx.Err()
+		}
+		if a.failed == nil {
+			a.each(msg)
+		}
+		if !a.dump && !a.acked {
+			return true, a.failed
+		}
+	}
+	return false, nil
+}
+
+// Listing is a list that is read in portions. The kernel goes on where it was,
+// so what is changed meanwhile may be in the list, or be left out.
+type Listing struct{ socket *Socket }
+
+// List starts a list. The socket must do nothing else until it is read to its
+// end.
+func (s *Socket) List(m *Messages) (*Listing, error) {
+	return &Listing{s}, s.send(m.buf)
+}
+
+// Next reads the next portion, which is some hundred elements, and reports
+// whether it was the last.
+func (l *Listing) Next(ctx context.Context, each func(Message)) (done bool, err error) {
+	done, err = l.socket.receive(&answers{ctx: ctx, each: each, dump: true})
+	if errors.Is(err, ErrInterrupted) {
+		err = nil
+	}
+	return done, err
 }
 
 // ErrInterrupted indicates that the tables changed while they were listed.
@@ -221,7 +270,7 @@ type Message struct {
 	Kind     uint16 // subsystem and message
 	Flags    uint16
 	Body     []byte
-	sequence uint32
+	Sequence uint32 // of the request, see [Messages.Sequence]
 }
 
 // split yields the messages in a buffer.
@@ -234,7 +283,7 @@ func split(b []byte) func(func(Message) bool) {
 			}
 			msg := Message{
 				Kind: binary.NativeEndian.Uint16(b[4:]), Flags: binary.NativeEndian.Uint16(b[6:]),
-				sequence: binary.NativeEndian.Uint32(b[8:]), Body: b[nlmsgHeader:size],
+				Sequence: binary.NativeEndian.Uint32(b[8:]), Body: b[nlmsgHeader:size],
 			}
 			if !yield(msg) {
 				return
