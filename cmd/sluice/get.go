@@ -18,6 +18,8 @@ func getCommand() *cobra.Command {
 		Use:   "get RESOURCE[,RESOURCE...] [NAME...]",
 		Short: "Show what a running sluice knows: services, endpoints, gateways, proxies, problems, ...",
 		Example: `  sluice get services -A
+  sluice get service web -o wide
+  sluice get endpoints web
   sluice get gateway shop -o yaml
   sluice get gateways,httproutes -n shop
   sluice get proxies -o wide
@@ -61,7 +63,12 @@ type getter struct {
 }
 
 func (g *getter) get(cmd *cobra.Command, resource string, names []string) error {
-	table, err := admin.NewClient(g.socket).Table(cmd.Context(), resource)
+	client := admin.NewClient(g.socket)
+	ask := client.Table
+	if g.format != "" && g.format != "name" {
+		ask = client.Wide
+	}
+	table, err := ask(cmd.Context(), resource)
 	if err != nil {
 		return err
 	}

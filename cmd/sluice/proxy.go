@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sluicenet/sluice/internal/view"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/proxy"
 	"github.com/sluicenet/sluice/proxy/conntrack"
@@ -45,13 +46,16 @@ func (p *process) proxy() error {
 	progress := &proxy.Progress{}
 	health := healthcheck.NewHealth(progress, p.eligible, 0)
 	relay := localhost.New(localhost.Options{Status: p.board, Log: p.log})
-	for _, collector := range []prometheus.Collector{metrics, health, relay} {
+	room := conntrack.NewWatch(conntrack.New(), p.log)
+	for _, collector := range []prometheus.Collector{metrics, health, relay, room} {
 		if err := p.observe.Registry.Register(collector); err != nil {
 			return err
 		}
 	}
 	checks := healthcheck.New(healthcheck.Options{Healthy: health.Healthy, Status: p.board, Log: p.log})
-	if counter, ok := engine.(proxy.Counter); ok && c.Traffic {
+	counter, _ := engine.(proxy.Counter)
+	view.Node{Store: p.store, Board: p.board, Plan: current.Load, Counter: counter}.Put(p.admin)
+	if counter != nil && c.Traffic {
 		if err := p.observe.Registry.Register(proxy.NewTrafficMetrics(counter, current.Load, p.log)); err != nil {
 			return err
 		}
@@ -59,6 +63,7 @@ func (p *process) proxy() error {
 	p.tune()
 	p.Go(func() error { return checks.Run(p.ctx) })
 	p.Go(func() error { return relay.Run(p.ctx) })
+	p.Go(func() error { return room.Run(p.ctx, roomEvery) })
 	if c.Healthz != "" {
 		p.Go(func() error { return healthcheck.Serve(p.ctx, c.Healthz, health.Handler(), c.HealthzHardFail, p.log) })
 	}
@@ -103,6 +108,9 @@ func (p *process) proxy() error {
 	})
 	return nil
 }
+
+// roomEvery is the time between two looks at the kernel's memory of connections.
+const roomEvery = 5 * time.Second
 
 // eligible reports whether load balancers should send connections to this node:
 // not if it is about to go. A node without an object is.

@@ -34,6 +34,12 @@ func (c *Client) Table(ctx context.Context, resource string) (Table, error) {
 	return t, c.get(ctx, "/tables/"+url.PathEscape(resource), &t)
 }
 
+// Wide returns the table of a resource with what costs more to find out.
+func (c *Client) Wide(ctx context.Context, resource string) (Table, error) {
+	var t Table
+	return t, c.get(ctx, "/tables/"+url.PathEscape(resource)+"?wide", &t)
+}
+
 // Ask decodes the answer to a question into answer.
 func (c *Client) Ask(ctx context.Context, question string, q url.Values, answer any) error {
 	return c.get(ctx, "/ask/"+url.PathEscape(question)+"?"+q.Encode(), answer)

@@ -55,6 +55,9 @@ type Asker func(ctx context.Context, q url.Values) (any, error)
 type Server struct {
 	// Tables by the resource's name, such as "services".
 	Tables map[string]Lister
+	// Wide has tables that take the place of those when all of their columns, or
+	// their objects, are asked for.
+	Wide map[string]Lister
 	// Questions by name, such as "trace".
 	Questions map[string]Asker
 	Log       *slog.Logger
@@ -135,7 +138,11 @@ func replace(ctx context.Context, path string) (net.Listener, error) {
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /tables/{name}", func(w http.ResponseWriter, r *http.Request) {
-		list, ok := s.Tables[strings.ToLower(r.PathValue("name"))]
+		name := strings.ToLower(r.PathValue("name"))
+		list, ok := s.Tables[name]
+		if wide := s.Wide[name]; wide != nil && r.URL.Query().Has("wide") {
+			list = wide
+		}
 		if !ok {
 			reply(w, nil, fmt.Errorf("there is no resource %q; there are %s", r.PathValue("name"), strings.Join(s.plurals(), ", ")))
 			return

@@ -15,13 +15,19 @@ import (
 	"github.com/sluicenet/sluice/source"
 )
 
+// The names by which these are asked for.
+var (
+	serviceNames  = []string{"services", "service", "svc"}
+	endpointNames = []string{"endpoints", "endpoint", "ep"}
+)
+
 // resources maps the names by which kinds are asked for, plural and short, to
 // the kind.
 var resources = []struct {
 	kind  model.KindID
 	names []string
 }{
-	{model.KindService, []string{"services", "service", "svc"}},
+	{model.KindService, serviceNames},
 	{model.KindPod, []string{"pods", "pod", "po"}},
 	{model.KindNode, []string{"nodes", "node", "no"}},
 	{model.KindNamespace, []string{"namespaces", "namespace", "ns"}},
@@ -57,7 +63,7 @@ func Tables(store *model.Store, board *status.Board, manifests func() []source.P
 			out[name] = list
 		}
 	}
-	for _, name := range []string{"endpoints", "endpoint", "ep"} {
+	for _, name := range endpointNames {
 		out[name] = func() admin.Table { return endpointTable(store.Snapshot()) }
 	}
 	for _, name := range []string{"problems", "problem"} {
@@ -119,22 +125,6 @@ func serviceTable(snap *model.Snapshot, board *status.Board) admin.Table {
 		key := model.Services.Key(s)
 		reports := board.Get(key)
 		state, message := summary(reports)
-		ips := strings.Join(texts(s.ClusterIPs), ",")
-		if s.Headless {
-			ips = "None"
-		}
-		external := append(texts(s.LoadBalancerIPs), texts(s.ExternalIPs)...)
-		if s.ExternalName != "" {
-			external = append(external, s.ExternalName)
-		}
-		var ports []string
-		for _, p := range s.Ports {
-			text := port(p.Port)
-			if p.NodePort != 0 {
-				text += ":" + port(p.NodePort)
-			}
-			ports = append(ports, text+"/"+string(p.Protocol))
-		}
 		ready, all := 0, 0
 		for slice := range model.SlicesByService.Find(snap, s.Namespace+"/"+s.Name) {
 			for _, e := range slice.Endpoints {
@@ -147,13 +137,41 @@ func serviceTable(snap *model.Snapshot, board *status.Board) admin.Table {
 		t.Rows = append(t.Rows, admin.Row{
 			Namespace: s.Namespace, Name: s.Name,
 			Cells: []string{
-				s.Namespace, s.Name, string(s.Type), ips, strings.Join(external, ","), strings.Join(ports, ","),
+				s.Namespace, s.Name, string(s.Type), clusterIPs(s), strings.Join(externalIPs(s), ","), servicePorts(s),
 				fmt.Sprintf("%d/%d", ready, all), state, s.Selector, message,
 			},
 			Object: Object(key, s, reports),
 		})
 	}
 	return t
+}
+
+func clusterIPs(s *model.Service) string {
+	if s.Headless {
+		return "None"
+	}
+	return strings.Join(texts(s.ClusterIPs), ",")
+}
+
+func externalIPs(s *model.Service) []string {
+	out := append(texts(s.LoadBalancerIPs), texts(s.ExternalIPs)...)
+	if s.ExternalName != "" {
+		out = append(out, s.ExternalName)
+	}
+	return out
+}
+
+// servicePorts returns the ports as kubectl prints them.
+func servicePorts(s *model.Service) string {
+	var out []string
+	for _, p := range s.Ports {
+		text := port(p.Port)
+		if p.NodePort != 0 {
+			text += ":" + port(p.NodePort)
+		}
+		out = append(out, text+"/"+string(p.Protocol))
+	}
+	return strings.Join(out, ",")
 }
 
 func endpointTable(snap *model.Snapshot) admin.Table {
