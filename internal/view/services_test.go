@@ -151,7 +151,7 @@ func TestNodeTables(t *testing.T) {
 		Status struct {
 			Frontends []frontend
 			Endpoints counts
-		}
+		} `json:"status"`
 	}
 	if err := json.Unmarshal([]byte(show(t, one(server.Wide["service"](), "web"), "json")), &svc); err != nil {
 		t.Fatal(err)
