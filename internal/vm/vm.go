@@ -13,7 +13,8 @@
 // In the guest the test binary runs as root with this machine's files, which it
 // cannot change, and with that test alone. It is some ten times slower there: give
 // everything much time, and poll. A name after a slash in -run chooses a subtest
-// in the guest, too. The script hack/vm is what starts the guest.
+// in the guest, too; so do -short, and flags of the test's own. The script hack/vm
+// is what starts the guest.
 package vm
 
 import (
@@ -81,6 +82,11 @@ func run(ctx context.Context, test string, log func(string)) error {
 		return fmt.Errorf("find the test's binary: %w", err)
 	}
 	args := []string{"env", guestVariable + "=1", exe, "-test.run=" + pattern(test), "-test.v"}
+	flag.Visit(func(f *flag.Flag) {
+		if f.Name == "test.short" || !strings.HasPrefix(f.Name, "test.") {
+			args = append(args, "-"+f.Name+"="+f.Value.String())
+		}
+	})
 	if deadline, ok := ctx.Deadline(); ok {
 		args = append(args, "-test.timeout="+time.Until(deadline).Round(time.Second).String())
 	}
