@@ -67,6 +67,8 @@ func (c *cpu) end(b *testing.B) {
 	c.allSystem += system - c.system
 }
 
+func (c *cpu) all() time.Duration { return c.allUser + c.allSystem }
+
 func (c *cpu) report(b *testing.B) {
 	b.ReportMetric(float64(c.allUser.Microseconds())/1000/float64(b.N), "user-ms/op")
 	b.ReportMetric(float64(c.allSystem.Microseconds())/1000/float64(b.N), "system-ms/op")
