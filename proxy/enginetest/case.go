@@ -270,7 +270,7 @@ func (p *Probe) except(l Line) error {
 func (p Probe) of(engine string) Probe {
 	for _, e := range p.Except {
 		if strings.HasPrefix(engine, e.Engine) {
-			p.Expected, p.From, p.Stay = e.Expected, e.From, e.Stay
+			p.Expected, p.From, p.Stay, p.Eventually = e.Expected, e.From, e.Stay, false
 		}
 	}
 	return p

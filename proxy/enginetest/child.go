@@ -33,6 +33,9 @@ type role struct {
 func Main(m interface{ Run() int }, engines ...Engine) int {
 	text := os.Getenv(childVariable)
 	if text == "" {
+		if err := openLimit(); err != nil {
+			return fail(err)
+		}
 		return lab.Main(m)
 	}
 	var r role

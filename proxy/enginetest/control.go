@@ -25,6 +25,7 @@ func (w *World) control(proxyName string) map[model.Key]any {
 	if err != nil {
 		panic(err) // the words above are wrong
 	}
+	o.mirror("control")
 	return o.put
 }
 
@@ -33,47 +34,72 @@ type watcher struct {
 	w     *World
 	to    string
 	udp   bool
+	pause time.Duration // between two new connections
 	ended chan struct{}
 	group sync.WaitGroup
-	sent  atomic.Int64
+	// made and asked count new connections, and requests on those and on kept ones.
+	made, asked atomic.Int64
 	// forgetful tells that kept connections may end.
 	forgetful atomic.Bool
 	phase     atomic.Value // what the test is doing, for the messages
 	mu        sync.Mutex
 	failures  []string
+	failed    int
 }
 
-// watchControl watches the control Service.
-func (w *World) watchControl(t *testing.T, _ *driver) *watcher {
+// watch begins to connect to the control Service, which must never fail: new TCP
+// connections and UDP flows all the time, and one kept connection, from two
+// clients in each family.
+func (w *World) watch(t *testing.T) *watcher {
 	t.Helper()
-	return w.watch(t, "control", "a", "client")
-}
-
-// watch begins to connect to a Service that must never fail: new TCP connections
-// and UDP flows all the time, one kept connection a family, from each client.
-func (w *World) watch(t *testing.T, to string, clients ...string) *watcher {
-	t.Helper()
-	return w.begin(t, &watcher{w: w, to: to, ended: make(chan struct{}), udp: true}, clients)
-}
-
-// watchTCP is watch without UDP, for a Service whose endpoints change: a UDP flow
-// ends with its endpoint.
-func (w *World) watchTCP(t *testing.T, to string, clients ...string) *watcher {
-	t.Helper()
-	return w.begin(t, &watcher{w: w, to: to, ended: make(chan struct{})}, clients)
-}
-
-func (w *World) begin(t *testing.T, o *watcher, clients []string) *watcher {
-	t.Helper()
-	for _, client := range clients {
+	o := &watcher{w: w, to: "control", ended: make(chan struct{}), udp: true, pause: 15 * time.Millisecond}
+	t.Cleanup(o.end)
+	for _, client := range []string{"a", "client"} {
 		for _, family := range []int{4, 6} {
 			o.begin(t, w.hosts[client], family)
 		}
 	}
-	t.Cleanup(func() { o.end() })
 	return o
 }
 
+// load connects to a Service as fast as its clients can: each makes one new
+// connection after the other, with one request on each, and sends one request
+// after the other on some that it keeps, in each family.
+func (w *World) load(t *testing.T, to string, clients ...string) *watcher {
+	t.Helper()
+	o := &watcher{w: w, to: to, ended: make(chan struct{})}
+	t.Cleanup(o.end)
+	for _, client := range clients {
+		for _, family := range []int{4, 6} {
+			o.begin(t, w.hosts[client], family)
+			for range 2 {
+				o.keep(t, w.hosts[client], family)
+			}
+		}
+	}
+	return o
+}
+
+// keep sends requests on one connection.
+func (o *watcher) keep(t *testing.T, h *host, family int) {
+	t.Helper()
+	to, err := o.w.destination(o.to, family)
+	must(t, err)
+	conn, err := h.dial("tcp", to, patience)
+	must(t, err)
+	o.group.Go(func() {
+		defer func() { _ = conn.Close() }()
+		for o.going(0) {
+			got := exchange(conn, patience)
+			if o.forgetful.Load() && got.source == "" {
+				return
+			}
+			o.note(h, "kept", to.String(), got)
+		}
+	})
+}
+
+// begin makes new connections, and asks on a kept one in between.
 func (o *watcher) begin(t *testing.T, h *host, family int) {
 	t.Helper()
 	to, err := o.w.destination(o.to, family)
@@ -82,12 +108,8 @@ func (o *watcher) begin(t *testing.T, h *host, family int) {
 	must(t, err)
 	o.group.Go(func() {
 		defer func() { _ = conn.Close() }()
-		for i := 0; ; i++ {
-			select {
-			case <-o.ended:
-				return
-			case <-time.After(3 * time.Millisecond):
-			}
+		for i := 0; o.going(o.pause); i++ {
+			o.made.Add(1)
 			o.note(h, "tcp", to.String(), h.ask("tcp", to, patience))
 			if i%4 == 0 {
 				if o.udp {
@@ -101,21 +123,39 @@ func (o *watcher) begin(t *testing.T, h *host, family int) {
 	})
 }
 
+// going waits, and reports whether the watcher goes on.
+func (o *watcher) going(pause time.Duration) bool {
+	if pause == 0 {
+		select {
+		case <-o.ended:
+			return false
+		default:
+			return true
+		}
+	}
+	select {
+	case <-o.ended:
+		return false
+	case <-time.After(pause):
+		return true
+	}
+}
+
 func (o *watcher) note(h *host, what, to string, got outcome) {
-	o.sent.Add(1)
+	o.asked.Add(1)
 	if got.source != "" {
 		return
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.failures) < 10 {
+	if o.failed++; len(o.failures) < 10 {
 		o.failures = append(o.failures, fmt.Sprintf("%s from %s to %s, at %v: %s", what, h.name, to, o.phase.Load(), got.by))
 	}
 }
 
 // wait lets some more connections happen.
 func (o *watcher) wait(n int64) {
-	for until, end := o.sent.Load()+n, time.Now().Add(20*time.Second); o.sent.Load() < until && time.Now().Before(end); {
+	for until, end := o.made.Load()+n, time.Now().Add(20*time.Second); o.made.Load() < until && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -129,12 +169,18 @@ func (o *watcher) end() {
 	o.group.Wait()
 }
 
-// stop ends it and fails the test if any connection failed.
-func (o *watcher) stop(t *testing.T) {
+// stop ends watchers, fails the test if any connection failed, and says how many
+// there were.
+func stop(t *testing.T, watchers ...*watcher) {
 	t.Helper()
-	o.end()
-	for _, f := range o.failures {
-		t.Errorf("a connection to a Service that nothing touches failed: %s", f)
+	var made, asked int64
+	failed := 0
+	for _, o := range watchers {
+		o.end()
+		for _, f := range o.failures {
+			t.Errorf("a connection to a Service that must not fail failed: %s", f)
+		}
+		made, asked, failed = made+o.made.Load(), asked+o.asked.Load(), failed+o.failed
 	}
-	t.Logf("%d connections to a Service that nothing touches", o.sent.Load())
+	t.Logf("%d new connections, %d requests, %d failed", made, asked, failed)
 }

@@ -20,6 +20,9 @@ type Engine struct {
 	// namespace, without what changes by itself: counters, and clients that it
 	// remembers.
 	Dump func(context.Context, *World) (string, error)
+	// Mark is in every dump of its rules, and the same for engines each of which
+	// removes the other's rules when it has made its own.
+	Mark string
 	// Lock keeps the engine from programming until it is taken back; nil: nobody
 	// can.
 	Lock func(context.Context, *World) (unlock func(), err error)

@@ -5,11 +5,18 @@ import (
 	"os"
 	"testing"
 
+	"github.com/sluicenet/sluice/internal/vm"
 	"github.com/sluicenet/sluice/proxy/enginetest"
 	"github.com/sluicenet/sluice/proxy/iptables"
 )
 
-func TestMain(m *testing.M) { os.Exit(enginetest.Main(m, children...)) }
+func TestMain(m *testing.M) {
+	// The parts of a test wait more than they work.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err) // the testing package has no such flag any more
+	}
+	os.Exit(enginetest.Main(m, children...))
+}
 
 var kills = flag.Int("kills", 10, "how many times to kill the process of an engine")
 
@@ -21,23 +28,55 @@ func predecessors(e enginetest.Engine) []enginetest.Engine {
 	switch e.Name {
 	case nftablesEngine.Name:
 		return nil // it is the predecessor of all the others
-	case "iptables-nft", "iptables-legacy":
-		// The two are variants of one engine, which cleans up after both.
+	case "iptables-nft":
 		return []enginetest.Engine{nftablesEngine}
+	case "iptables-legacy":
+		return []enginetest.Engine{nftablesEngine, iptablesEngine(iptables.NFT)}
 	}
 	return []enginetest.Engine{nftablesEngine, iptablesEngine(iptables.NFT)}
 }
 
-const walkSteps = 500
+// TestFull runs in a guest: how many connections the kernel remembers can be set
+// for a whole machine only.
+func TestFull(t *testing.T) {
+	if !vm.Here(t, enginetest.CanLimit) {
+		return
+	}
+	engines := children
+	if testing.Short() {
+		engines = engines[:1]
+	}
+	for _, e := range engines {
+		t.Run(e.Name, func(t *testing.T) { enginetest.Full(t, e) })
+	}
+}
 
-// all runs everything that an engine must pass.
+// all runs everything that an engine must pass; with -short, less of each, and
+// in a guest, which is slow, still less. There one part comes after the other,
+// because none waits.
 func all(t *testing.T, e enginetest.Engine) {
-	t.Run("Table", func(t *testing.T) { enginetest.Table(t, e) })
-	t.Run("Walk", func(t *testing.T) { enginetest.Walk(t, e, walkSteps) })
-	t.Run("Kill", func(t *testing.T) { enginetest.Kill(t, e, *kills) })
-	t.Run("Drift", func(t *testing.T) { enginetest.Drift(t, e) })
+	every, steps, deaths, switches := 1, 500, *kills, 4
+	if testing.Short() {
+		every, steps, deaths, switches = 3, 150, min(*kills, 3), 2
+		if vm.Guest() {
+			every, steps, deaths = 6, 50, 1
+		}
+	}
+	// What somebody has locked, the other parts would wait for.
 	t.Run("Hostile", func(t *testing.T) { enginetest.Hostile(t, e) })
+	part := func(name string, test func(*testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			if !vm.Guest() {
+				t.Parallel()
+			}
+			test(t)
+		})
+	}
+	part("Table", func(t *testing.T) { enginetest.Table(t, e, every) })
+	part("Walk", func(t *testing.T) { enginetest.Walk(t, e, steps) })
+	part("Drift", func(t *testing.T) { enginetest.Drift(t, e) })
+	part("Kill", func(t *testing.T) { enginetest.Kill(t, e, deaths) })
 	for _, o := range predecessors(e) {
-		t.Run("Switch/"+o.Name, func(t *testing.T) { enginetest.Switch(t, o, e) })
+		part("Switch/"+o.Name, func(t *testing.T) { enginetest.Switch(t, o, e, switches) })
 	}
 }

@@ -15,13 +15,14 @@ import (
 func Hostile(t *testing.T, engine Engine) {
 	w := NewWorld(t)
 	d := newDriver(t, w, engine)
-	watch := w.watch(t, "control", "a", "client")
-	defer watch.stop(t)
-	for name, test := range map[string]func(*testing.T, *driver){
-		"ten thousand ports": manyPorts, "locked": locked, "no right": noRight, "Apply after a failure": applyAfterFailure,
-	} {
-		watch.phase.Store(name)
-		t.Run(name, func(t *testing.T) { test(t, d) })
+	watch := w.watch(t)
+	defer stop(t, watch)
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *driver)
+	}{{"ten thousand ports", manyPorts}, {"locked", locked}, {"no right", noRight}, {"Apply after a failure", applyAfterFailure}} {
+		watch.phase.Store(test.name)
+		t.Run(test.name, func(t *testing.T) { test.run(t, d) })
 	}
 }
 
@@ -44,12 +45,16 @@ func manyPorts(t *testing.T, d *driver) {
 	must(t, o.endpoints("big", []string{"only=4"}, []string{"b"}))
 	start := time.Now()
 	d.update(t, o.put, "")
-	t.Logf("programmed in %v", time.Since(start))
+	added := time.Since(start)
 	d.check(t, "probe a vip:1000 tcp 4: b\nprobe a vip:5555 tcp 4: b\nprobe client vip:10999 tcp 4: b from=node\nprobe a vip:11000 tcp 4: refused")
 	must(t, o.endpoints("big", []string{"only=4"}, []string{"c"}))
+	start = time.Now()
 	d.update(t, o.put, "")
+	changed := time.Since(start)
 	d.check(t, "probe a vip:1000 tcp 4: c\nprobe a vip:10999 tcp 4: c")
+	start = time.Now()
 	d.update(t, nil, "")
+	t.Logf("programmed in %v, changed in %v, removed in %v", added, changed, time.Since(start))
 	if s := d.plan.Service(model.Name{Namespace: namespace, Name: "big"}); s != nil {
 		t.Error("it is still planned")
 	}

@@ -21,6 +21,7 @@ const lockVariable = "XTABLES_LOCKFILE"
 func iptablesEngine(v iptables.Variant) enginetest.Engine {
 	e := enginetest.Engine{
 		Name: "iptables-" + string(v),
+		Mark: "SLUICE-",
 		New: func(o enginetest.Options) (proxy.Engine, error) {
 			return iptables.New(iptables.Options{Variant: v, NetNS: o.NetNS, Intercept: o.Intercept, Log: o.Log})
 		},
@@ -77,7 +78,14 @@ var counted = regexp.MustCompile(`(?m)^#.*\n| \[[0-9]+:[0-9]+\]$`)
 func TestIPTablesNFT(t *testing.T) { all(t, iptablesEngine(iptables.NFT)) }
 
 func TestIPTablesLegacy(t *testing.T) {
-	// The machine's own lock is not for a namespace's tables.
-	t.Setenv(lockVariable, filepath.Join(t.TempDir(), "lock"))
+	// The machine's own lock is not for a namespace's tables. T.Setenv forbids
+	// parallel subtests.
+	must := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Setenv(lockVariable, filepath.Join(t.TempDir(), "lock")))
+	t.Cleanup(func() { must(os.Unsetenv(lockVariable)) })
 	all(t, iptablesEngine(iptables.Legacy))
 }

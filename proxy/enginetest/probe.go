@@ -13,7 +13,7 @@ import (
 // How long an answer may take, and how long silence lasts before it counts.
 const (
 	patience = 5 * time.Second
-	quiet    = 200 * time.Millisecond
+	quiet    = 100 * time.Millisecond
 )
 
 // How many connections a probe makes: until everybody has answered at most so

@@ -70,8 +70,8 @@ func Walk(t *testing.T, engine Engine, steps int) {
 		r.Endpoints4 = append(r.Endpoints4, w.hosts[name].addr(4))
 		r.Endpoints6 = append(r.Endpoints6, w.hosts[name].addr(6))
 	}
-	watch := w.watch(t, "control", "a", "client")
-	defer watch.stop(t)
+	watch := w.watch(t)
+	defer stop(t, watch)
 	var probed atomic.Int64
 	random := rand.New(rand.NewPCG(7, 7))
 	for step := range steps {
