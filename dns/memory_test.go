@@ -99,6 +99,9 @@ func TestMemory(t *testing.T) {
 	fillCache(t, c, 10_000)
 	end := liveHeap()
 	t.Logf("model %.1f MiB, zone %.1f MiB, cache %.1f MiB", mib(afterModel-start), mib(afterZone-afterModel), mib(end-afterZone))
+	if got := afterModel - start; got > 32<<20 {
+		t.Errorf("model takes %.1f MiB", mib(got))
+	}
 	if got := afterZone - afterModel; got > 30<<20 {
 		t.Errorf("zone takes %.1f MiB", mib(got))
 	}

@@ -16,8 +16,8 @@ import (
 // alive, but not so little that small heaps are collected all the time, and at
 // most as much as is alive, which is Go's default.
 const (
-	leastGarbage = 16 << 20
-	part         = 6
+	leastGarbage = 8 << 20
+	part         = 8
 )
 
 // percent returns the GOGC of a heap of which so many bytes are alive.

@@ -13,7 +13,7 @@ func TestPercent(t *testing.T) {
 		alive uint64
 		want  int
 	}{
-		{0, 100}, {1 << 20, 100}, {16 << 20, 100}, {32 << 20, 50}, {64 << 20, 25}, {96 << 20, 16}, {1 << 30, 16},
+		{0, 100}, {1 << 20, 100}, {8 << 20, 100}, {32 << 20, 25}, {64 << 20, 12}, {96 << 20, 12}, {1 << 30, 12},
 	} {
 		if got := percent(c.alive); got != c.want {
 			t.Errorf("%d MiB: %d, want %d", c.alive>>20, got, c.want)
