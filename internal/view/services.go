@@ -149,7 +149,10 @@ func (n Node) services(plan *proxy.Plan, wide bool) admin.Table {
 		c := countEndpoints(snap, s, plan.Node.Name)
 		connections, bytes, affinity, health := "<unknown>", "<unknown>", "", ""
 		if traffic != nil {
-			connections, bytes = strconv.FormatUint(sum.Connections, 10), strconv.FormatUint(sum.Bytes, 10)
+			connections = strconv.FormatUint(sum.Connections, 10)
+			if countsBytes(sum) {
+				bytes = strconv.FormatUint(sum.Bytes, 10)
+			}
 		}
 		if s.AffinityTimeout > 0 {
 			affinity = "ClientIP," + shortDuration(s.AffinityTimeout)
@@ -196,7 +199,10 @@ func frontends(s *proxy.Service, traffic map[proxy.FrontendKey]proxy.Traffic) (o
 			}
 			if traffic != nil {
 				t := traffic[f.Key(p)]
-				one.Connections, one.Packets, one.Bytes = &t.Connections, &t.Packets, &t.Bytes
+				one.Connections = &t.Connections
+				if countsBytes(t) {
+					one.Packets, one.Bytes = &t.Packets, &t.Bytes
+				}
 				sum.Connections, sum.Bytes = sum.Connections+t.Connections, sum.Bytes+t.Bytes
 			}
 			out = append(out, one)
@@ -204,6 +210,10 @@ func frontends(s *proxy.Service, traffic map[proxy.FrontendKey]proxy.Traffic) (o
 	}
 	return out, sum
 }
+
+// countsBytes reports whether an engine that counted these counts bytes, too:
+// each connection has some.
+func countsBytes(t proxy.Traffic) bool { return t.Connections == 0 || t.Bytes > 0 }
 
 // shortDuration leaves out the parts of a duration that are 0.
 func shortDuration(d time.Duration) string {
