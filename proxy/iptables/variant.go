@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
@@ -203,8 +204,14 @@ func (e *Engine) probe(ctx context.Context) error {
 	if e.families != nil {
 		return nil
 	}
-	for _, f := range families {
-		err := e.try(ctx, f)
+	var errs [len(families)]error
+	var wait sync.WaitGroup
+	for i, f := range families {
+		wait.Go(func() { errs[i] = e.try(ctx, f) })
+	}
+	wait.Wait()
+	for i, f := range families {
+		err := errs[i]
 		switch {
 		case err == nil:
 			e.families = append(e.families, &family{Family: f, printed: map[ref]words{}})

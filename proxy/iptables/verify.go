@@ -2,9 +2,13 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
+
+	"github.com/sluicenet/sluice/proxy"
 )
 
 // Looking at everything may take a twentieth of the time where something has
@@ -81,37 +85,43 @@ func (e *Engine) Cleanup(ctx context.Context) error {
 
 // removeAll removes all our chains and what leads to them.
 func removeAll(ctx context.Context, c *commands) error {
-	for _, f := range families {
-		p, ok := c.programs[f]
-		if !ok {
+	var errs [len(families)]error
+	var wait sync.WaitGroup
+	for i, f := range families {
+		if p, ok := c.programs[f]; ok {
+			wait.Go(func() { errs[i] = remove(ctx, c, f, variantOf(p.tables) == Legacy) })
+		}
+	}
+	wait.Wait()
+	return errors.Join(errs[:]...)
+}
+
+// remove is removeAll for one family.
+func remove(ctx context.Context, c *commands, f proxy.Family, legacy bool) error {
+	// To ask for a table of the legacy variant makes it.
+	var there map[string]bool
+	if legacy {
+		there = legacyTables(c.netns, f)
+	}
+	l := &listing{chains: map[ref][]string{}}
+	for _, t := range [...]table{nat, filter} {
+		if legacy && !there[t.String()] {
 			continue
 		}
-		// To ask for a table of the legacy variant makes it.
-		legacy := variantOf(p.tables) == Legacy
-		there := legacyTables(c.netns, f)
-		l := &listing{chains: map[ref][]string{}}
-		for _, t := range [...]table{nat, filter} {
-			if legacy && !there[t.String()] {
-				continue
-			}
-			out, err := c.save(ctx, f, t, false)
-			if err != nil {
-				return err
-			}
-			if err := l.parse(t, out); err != nil {
-				return err
-			}
+		out, err := c.save(ctx, f, t, false)
+		if err != nil {
+			return err
 		}
-		s := &step{unjump: l.foreign, write: map[ref][]string{}}
-		for r := range l.chains {
-			s.gone = append(s.gone, r)
-		}
-		if s.empty() {
-			continue
-		}
-		if err := c.restore(ctx, f, s.text()); err != nil {
+		if err := l.parse(t, out); err != nil {
 			return err
 		}
 	}
-	return nil
+	s := &step{unjump: l.foreign, write: map[ref][]string{}}
+	for r := range l.chains {
+		s.gone = append(s.gone, r)
+	}
+	if s.empty() {
+		return nil
+	}
+	return c.restore(ctx, f, s.text())
 }
