@@ -33,7 +33,7 @@ type role struct {
 func Main(m interface{ Run() int }, engines ...Engine) int {
 	text := os.Getenv(childVariable)
 	if text == "" {
-		if err := openLimit(); err != nil {
+		if err := mountLimit(); err != nil {
 			return fail(err)
 		}
 		return lab.Main(m)

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -21,23 +20,26 @@ import (
 	"github.com/sluicenet/sluice/proxy/conntrack"
 )
 
-// limitVariable has the descriptor of the sysctl for how many connections the
-// kernel remembers. It is one for all namespaces, and can be set only by who
-// opened it in the first one.
+// limitVariable has the path of a file that is the sysctl for how many
+// connections the kernel remembers. It is one for all network namespaces, and
+// only the first one can set it, wherever that is mounted.
 const limitVariable = "SLUICE_CONNTRACK_LIMIT"
 
-// openLimit opens the sysctl in a guest, before the lab is entered. Processes
-// inherit it.
-func openLimit() error {
+// mountLimit mounts the sysctl in a guest, before the lab is entered.
+func mountLimit() error {
 	if !vm.Guest() || os.Getenv(limitVariable) != "" {
 		return nil
 	}
 	_ = exec.Command("modprobe", "nf_conntrack").Run() // it may be there
-	fd, err := unix.Open("/proc/sys/net/netfilter/nf_conntrack_max", unix.O_RDWR, 0)
+	f, err := os.CreateTemp("", "nf_conntrack_max-*")
 	if err != nil {
-		return nil // without connection tracking, which the test says
+		return err
 	}
-	return os.Setenv(limitVariable, strconv.Itoa(fd))
+	_ = f.Close()
+	if err := unix.Mount("/proc/sys/net/netfilter/nf_conntrack_max", f.Name(), "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount net.netfilter.nf_conntrack_max: %w", err)
+	}
+	return os.Setenv(limitVariable, f.Name())
 }
 
 // CanLimit reports why the process cannot set how many connections the kernel
@@ -50,12 +52,7 @@ func CanLimit() error {
 }
 
 func setLimit(n uint32) error {
-	fd, err := strconv.Atoi(os.Getenv(limitVariable))
-	if err != nil {
-		return err
-	}
-	_, err = unix.Pwrite(fd, fmt.Appendf(nil, "%d", n), 0)
-	return err
+	return os.WriteFile(os.Getenv(limitVariable), fmt.Appendf(nil, "%d", n), 0)
 }
 
 // Full fills the kernel's memory of connections: new ones are dropped then, by

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,12 +111,13 @@ func applyAfterFailure(t *testing.T, d *driver) {
 	o := &objects{w: d.w, put: map[model.Key]any{}}
 	must(t, o.service("web", []string{"nodeport"}))
 	must(t, o.endpoints("web", nil, []string{"b"}))
-	n, fails := 0, true
+	var n atomic.Int64 // engines may do several things at the same time
+	fails := true
 	options := d.w.Options()
 	options.Log = nil
 	options.Intercept = func(do func() error) error {
-		if n++; fails && n%2 == 0 {
-			return fmt.Errorf("operation %d: %w", n, errInjected)
+		if i := n.Add(1); fails && i%2 == 0 {
+			return fmt.Errorf("operation %d: %w", i, errInjected)
 		}
 		return do()
 	}

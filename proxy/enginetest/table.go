@@ -136,7 +136,7 @@ func (d *driver) follow(ctx context.Context) error {
 	if d.plan != nil && !d.full && d.planner.Plan().Revision == d.store.Snapshot().Revision() {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	up, err := d.watch.Next(ctx)
 	if err != nil {

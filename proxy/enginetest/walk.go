@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ var errInjected = errors.New("injected failure")
 // faults fails some of what an engine does: before it is done, or after, as if
 // the kernel's answer had been lost.
 type faults struct {
+	mu   sync.Mutex // engines may do several things at the same time
 	rand *rand.Rand
 	on   bool
 	// one in so many operations fails.
@@ -31,16 +33,20 @@ type faults struct {
 }
 
 func (f *faults) intercept(do func() error) error {
+	f.mu.Lock()
 	f.done++
-	if !f.on {
-		return do()
+	choice := 2
+	if f.on {
+		choice = f.rand.IntN(2 * f.rate)
 	}
-	switch f.rand.IntN(2 * f.rate) {
-	case 0:
+	if choice < 2 {
 		f.failed++
+	}
+	f.mu.Unlock()
+	switch choice {
+	case 0:
 		return errInjected
 	case 1:
-		f.failed++
 		if err := do(); err != nil {
 			return err
 		}
