@@ -25,8 +25,8 @@ demo: build envoy ## show everything on two nodes made of network namespaces; ne
 	@bin/sluice demo
 
 test: envoy vm ## run all tests: units, real packets in network namespaces, the real Envoy
-	@hack/needs nft:nftables dig:bind9-dnsutils
-	$(GO) test -timeout 20m ./...
+	@hack/needs nft:nftables iptables:iptables dig:bind9-dnsutils
+	$(GO) test -timeout 30m ./...
 
 kill: ## kill the service proxy's process a hundred times in each engine, under load
 	$(GO) test -timeout 60m ./proxy/enginetest -run '/Kill' -kills 100 -v
@@ -40,7 +40,7 @@ vet:
 	$(GO) vet ./...
 
 race: envoy vm
-	@hack/needs nft:nftables dig:bind9-dnsutils gcc:gcc gcc:libc6-dev
+	@hack/needs nft:nftables iptables:iptables dig:bind9-dnsutils gcc:gcc gcc:libc6-dev
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./...
 
 generated:
