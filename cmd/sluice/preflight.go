@@ -60,7 +60,10 @@ func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 		// Whoever has it may be about to go: it is tried again.
 		out = append(out, finding{what: "proxy.healthz " + c.Proxy.Healthz, err: err, minor: !c.Proxy.HealthzHardFail})
 	}
-	if r.node || r.dns {
+	if (r.node || r.dns) && len(c.DNS.Listen) > 0 {
+		if _, err := (&process{conf: c}).dnsOptions(); err != nil {
+			add("dns", fmt.Errorf("dns: %w", err))
+		}
 		for _, a := range c.DNS.Listen {
 			err := free(ctx, "dns.listen", "udp", a.String(), share)
 			if err == nil {

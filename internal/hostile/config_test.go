@@ -72,10 +72,10 @@ func TestConfiguration(t *testing.T) {
 		{"a missing directory", []string{"--manifests", missing}, "manifests: there is no directory " + missing},
 		{"a file for a directory", []string{"--manifests", filepath.Join(w.dir, "base.yaml")}, "is a file; name the directory that holds it"},
 		{"a bad level", []string{"--log-level", "loud"}, `log.level: expected one of`},
-		{"an unknown engine", []string{"--proxy-mode", "iptables"}, `proxy.mode: expected one of ["nftables" "none"], found "iptables"`},
+		{"an unknown engine", []string{"--proxy-mode", "userspace"}, `found "userspace"`},
 		{"a bad zone", []string{"--zone", "a b"}, "zone: expected a DNS name"},
 		{"a bad trust domain", []string{"--mesh-trust-domain", "A/b"}, "mesh.trustDomain: expected a DNS name"},
-		{"a bad upstream", []string{"--dns-upstreams", "a b"}, `upstream "a b": expected address`},
+		{"a bad upstream", []string{"--dns-upstreams", "a b"}, `upstream "a b": server "a b": expected an address`},
 		{"a bad address", []string{"--xds-address", "hello"}, `xds.address: expected HOST:PORT, found "hello"`},
 		{"somebody else's address", []string{"--metrics", "192.0.2.1:80"}, "metrics: 192.0.2.1:80 is no address of this machine"},
 		{"a port of metrics that is taken", []string{"--metrics", "127.0.0.1:5998"}, "metrics: another process has 127.0.0.1:5998 (tcp); stop it, or choose another address with --metrics"},
@@ -89,12 +89,16 @@ func TestConfiguration(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) { w.refuses(t, nil, c.says, w.arguments(c.args...)...) })
 	}
 	t.Run("without the right", func(t *testing.T) {
-		// CAP_NET_ADMIN is gone when the program is executed with another user.
-		w.refuses(t, func(cmd *lab.Cmd) {
-			cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `exec setpriv --bounding-set -net_admin --inh-caps -net_admin "$@"`, "sh"}, cmd.Args...)
-		},
-			"run as root, or with the capability CAP_NET_ADMIN", w.arguments()...)
+		out, code := w.run(t, powerless, w.arguments()...)
+		if code != 1 || !strings.Contains(out, "no engine can run on this machine") || strings.Count(out, "run as root, or with the capability CAP_NET_ADMIN") != 2 || strings.Contains(out, "time=") {
+			t.Errorf("exit status %d\n%s", code, out)
+		}
 	})
+	for _, mode := range []string{"nftables", "iptables"} {
+		t.Run(mode+" without the right", func(t *testing.T) {
+			w.refuses(t, powerless, "CAP_NET_ADMIN", w.arguments("--proxy-mode", mode)...)
+		})
+	}
 
 	w.start()
 	until(t, "start", func() error { _, err := w.problems(); return err })
@@ -107,6 +111,11 @@ func TestConfiguration(t *testing.T) {
 	if err := unix.Access(w.socket(), unix.F_OK); err != nil {
 		t.Errorf("the first one's socket: %v", err)
 	}
+}
+
+// powerless takes CAP_NET_ADMIN, which is gone when the program is executed.
+func powerless(cmd *lab.Cmd) {
+	cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `exec setpriv --bounding-set -net_admin --inh-caps -net_admin "$@"`, "sh"}, cmd.Args...)
 }
 
 // refuses expects that the program ends with one line that says something.
@@ -137,13 +146,30 @@ func TestCheck(t *testing.T) {
 	}
 	missing := filepath.Join(w.state, "missing")
 	out, code := w.run(t, nil, check("--manifests", missing, "--envoy", missing, "--metrics", "192.0.2.1:80")...)
-	for _, want := range []string{"FAIL  manifests " + missing, "FAIL  envoy " + missing, "FAIL  metrics 192.0.2.1:80", "ok    nftables", "sluice: 3 checks failed"} {
+	for _, want := range []string{"FAIL  manifests " + missing, "FAIL  envoy " + missing, "FAIL  metrics 192.0.2.1:80", "ok    engine nftables", "sluice: 3 checks failed"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
 	if code != 1 {
 		t.Errorf("exit status %d", code)
+	}
+	out, code = w.run(t, powerless, check()...)
+	for _, want := range []string{"FAIL  proxy.mode auto: ", "warn  engine nftables: ", "CAP_NET_ADMIN", "warn  no other service proxy: only root", "sluice: 1 checks failed"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("without the right: no %q in\n%s", want, out)
+		}
+	}
+	if code != 1 {
+		t.Errorf("without the right: exit status %d", code)
+	}
+	for _, args := range [][]string{{"cleanup", "--socket", w.socket()}, {"cleanup", "--kube-proxy"}} {
+		if out, code := w.run(t, powerless, args...); code != 1 || !strings.Contains(out, "CAP_NET_ADMIN") {
+			t.Errorf("%q without the right: exit status %d\n%s", args, code, out)
+		}
+		if out, code := w.run(t, nil, args...); code != 0 {
+			t.Errorf("%q: exit status %d\n%s", args, code, out)
+		}
 	}
 	w.start()
 	until(t, "start", func() error { _, err := w.problems(); return err })
