@@ -93,7 +93,7 @@ func TestMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Update(u)
-	u = model.Update{}
+	u = model.Update{} //nolint:ineffassign // so that the collector may take what it holds
 	afterZone := liveHeap()
 	c := cache.New(cache.Options{})
 	fillCache(t, c, 10_000)

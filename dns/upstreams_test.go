@@ -99,11 +99,7 @@ func TestResolvConfIsFollowed(t *testing.T) {
 		o.Addresses = []netip.Addr{dnstest.DNSAddress}
 	})
 	upstreams := func() string {
-		var list []string
-		for _, m := range gather(t, s, "sluice_dns_forward_healthy") {
-			list = append(list, m)
-		}
-		return strings.Join(list, " ")
+		return strings.Join(gather(t, s, "sluice_dns_forward_healthy"), " ")
 	}
 	if got := upstreams(); got != "192.0.2.1:53" {
 		t.Fatalf("upstreams %q", got)

@@ -254,7 +254,7 @@ func kept(all []endpoint, sets ...[]Backend) []netip.AddrPort {
 
 // has looks for an address in a set, which is ordered by it.
 func has(set []Backend, addr netip.AddrPort) bool {
-	_, found := slices.BinarySearchFunc(set, addr, func(b Backend, a netip.AddrPort) int { return b.AddrPort.Compare(a) })
+	_, found := slices.BinarySearchFunc(set, addr, func(b Backend, a netip.AddrPort) int { return b.Compare(a) })
 	return found
 }
 

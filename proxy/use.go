@@ -204,7 +204,7 @@ func (r *reasoner) of(e *endpoint) string {
 		return r.all
 	case e.Terminating && !e.Serving:
 		return "terminating, and serves no more"
-	case !e.Ready && !(e.Terminating && e.Serving):
+	case !e.Ready && (!e.Terminating || !e.Serving):
 		return "not ready"
 	case e.weight == 0:
 		return "drained: its EndpointSlice has weight 0"

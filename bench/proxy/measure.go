@@ -185,7 +185,7 @@ func measure(ctx context.Context, o options, s subject, services, endpoints int,
 		return r, err
 	}
 	cancel()
-	<-ended // it says that it was killed
+	<-ended //nolint:errcheck // it says that it was killed
 	return r, nil
 }
 

@@ -57,7 +57,7 @@ func observe(l net.Listener) ([][]byte, error) {
 	if kind, types, err := readControl(c); err != nil || kind != controlReady || len(types) != 1 {
 		return nil, fmt.Errorf("ready: %d %v %w", kind, types, err)
 	}
-	if _, err := c.Write(appendControl(nil, controlAccept, true)); err != nil {
+	if _, err := c.Write(control(controlAccept, true)); err != nil {
 		return nil, err
 	}
 	if kind, _, err := readControl(c); err != nil || kind != controlStart {
@@ -75,7 +75,7 @@ func observe(l net.Listener) ([][]byte, error) {
 			if kind, _, err := readControl(rest); err != nil || kind != controlStop {
 				return frames, fmt.Errorf("stop: %d %w", kind, err)
 			}
-			_, err := c.Write(appendControl(nil, controlFinish, false))
+			_, err := c.Write(control(controlFinish, false))
 			return frames, err
 		}
 		frame := make([]byte, n)
@@ -170,11 +170,11 @@ func TestParseSocket(t *testing.T) {
 
 // FuzzReadControl proves that an observer cannot break its sender.
 func FuzzReadControl(f *testing.F) {
-	f.Add(appendControl(nil, controlAccept, true))
-	f.Add(appendControl(nil, controlFinish, false))
+	f.Add(control(controlAccept, true))
+	f.Add(control(controlFinish, false))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if kind, types, err := readControl(bytes.NewReader(b)); err == nil && len(types) == 1 && types[0] == contentType && kind == controlAccept {
-			if len(b) < len(appendControl(nil, kind, true)) {
+			if len(b) < len(control(kind, true)) {
 				t.Errorf("%q is too short", b)
 			}
 		}

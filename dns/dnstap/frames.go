@@ -28,7 +28,9 @@ const (
 // dnstap.
 var errFrames = errors.New("expected Frame Streams of " + contentType)
 
-func appendControl(dst []byte, kind uint32, withType bool) []byte {
+// control returns a control frame, with the type of the content if it is to say that.
+func control(kind uint32, withType bool) []byte {
+	var dst []byte
 	length := uint32(4)
 	if withType {
 		length += 8 + uint32(len(contentType))
@@ -78,7 +80,7 @@ func readControl(r io.Reader) (kind uint32, types []string, err error) {
 
 // handshake begins a stream.
 func handshake(rw io.ReadWriter) error {
-	if _, err := rw.Write(appendControl(nil, controlReady, true)); err != nil {
+	if _, err := rw.Write(control(controlReady, true)); err != nil {
 		return err
 	}
 	kind, types, err := readControl(rw)
@@ -88,13 +90,13 @@ func handshake(rw io.ReadWriter) error {
 	if kind != controlAccept || len(types) > 0 && !slices.Contains(types, contentType) {
 		return fmt.Errorf("%w, found control frame %d of %q", errFrames, kind, types)
 	}
-	_, err = rw.Write(appendControl(nil, controlStart, true))
+	_, err = rw.Write(control(controlStart, true))
 	return err
 }
 
 // finish ends a stream: what was sent is there once the other end says so.
 func finish(rw io.ReadWriter) error {
-	if _, err := rw.Write(appendControl(nil, controlStop, false)); err != nil {
+	if _, err := rw.Write(control(controlStop, false)); err != nil {
 		return err
 	}
 	kind, _, err := readControl(rw)

@@ -5,6 +5,7 @@ package hosts
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -175,12 +176,12 @@ func ReverseName(addr netip.Addr) []byte {
 	const hex = "0123456789abcdef"
 	octets := addr.AsSlice()
 	name := make([]byte, 0, 80)
-	for i := len(octets) - 1; i >= 0; i-- {
+	for _, octet := range slices.Backward(octets) {
 		if addr.Is4() {
-			name = wire.AppendLabel(name, fmt.Sprint(octets[i]))
+			name = wire.AppendLabel(name, fmt.Sprint(octet))
 			continue
 		}
-		name = append(name, 1, hex[octets[i]&0xf], 1, hex[octets[i]>>4])
+		name = append(name, 1, hex[octet&0xf], 1, hex[octet>>4])
 	}
 	if addr.Is4() {
 		return append(name, "\x07in-addr\x04arpa\x00"...)

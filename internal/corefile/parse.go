@@ -44,12 +44,12 @@ func lex(text string) ([]token, error) {
 	for n, line := range strings.Split(text, "\n") {
 		line = strings.TrimRight(line, "\r")
 		for i := 0; i < len(line); {
-			switch c := line[i]; {
-			case c == ' ' || c == '\t':
+			switch line[i] {
+			case ' ', '\t':
 				i++
-			case c == '#':
+			case '#':
 				i = len(line)
-			case c == '"':
+			case '"':
 				word, length, ok := unquote(line[i+1:])
 				if !ok {
 					return nil, syntaxError(n+1, "a quote has no end")

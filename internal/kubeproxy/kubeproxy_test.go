@@ -23,8 +23,7 @@ const head = "apiVersion: " + APIVersion + "\nkind: " + Kind + "\n"
 // leaves returns the paths of all fields of a type, by their names in JSON.
 func leaves(t reflect.Type, prefix string) []string {
 	var out []string
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case f.Type == reflect.TypeFor[metav1.TypeMeta]():

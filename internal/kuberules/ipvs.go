@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 
 	"github.com/moby/ipvs"
@@ -81,7 +80,7 @@ func addresses(link netlink.Link) (map[string]bool, error) {
 	}
 	out := map[string]bool{}
 	for _, a := range list {
-		out[net.IP(a.IP).String()] = true
+		out[a.IP.String()] = true
 	}
 	return out, nil
 }

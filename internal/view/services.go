@@ -295,7 +295,7 @@ func endpointRow(namespace, service string, u proxy.Use) admin.Row {
 		front = port(u.Port) + "/" + strings.ToUpper(o.Protocol)
 	}
 	if o.TargetPort != 0 {
-		address = u.AddrPort.String()
+		address = u.String()
 	}
 	return admin.Row{
 		Namespace: namespace, Name: service,

@@ -305,8 +305,7 @@ table ip test {
 			if got = string(buf[:n]); err == nil {
 				break
 			}
-			var timeout net.Error
-			if !errors.As(err, &timeout) {
+			if _, timeout := errors.AsType[net.Error](err); !timeout {
 				break
 			}
 		}

@@ -49,7 +49,7 @@ func Drift(t *testing.T, engine Engine) {
 	}()
 	defer func() {
 		cancel()
-		<-ended
+		<-ended //nolint:errcheck // it says that it was cancelled
 		must(t, e.Close())
 	}()
 	<-applied

@@ -85,7 +85,8 @@ func TestIPTablesLegacy(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	must(os.Setenv(lockVariable, filepath.Join(t.TempDir(), "lock")))
+	must(os.Setenv(lockVariable, //nolint:usetesting // see above
+		filepath.Join(t.TempDir(), "lock")))
 	t.Cleanup(func() { must(os.Unsetenv(lockVariable)) })
 	all(t, iptablesEngine(iptables.Legacy))
 }

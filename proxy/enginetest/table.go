@@ -3,6 +3,7 @@ package enginetest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -109,12 +110,8 @@ func (d *driver) update(t *testing.T, objects map[model.Key]any, zone string) {
 func (d *driver) apply(t *testing.T, objects map[model.Key]any, zone string) error {
 	t.Helper()
 	all := map[model.Key]any{{Kind: model.KindNode, Name: "node1"}: d.w.nodeObject(zone)}
-	for k, obj := range d.w.control(d.proxyName) {
-		all[k] = obj
-	}
-	for k, obj := range objects {
-		all[k] = obj
-	}
+	maps.Copy(all, d.w.control(d.proxyName))
+	maps.Copy(all, objects)
 	d.store.Update(func(tx *model.Txn) {
 		for k := range d.present {
 			if all[k] == nil {

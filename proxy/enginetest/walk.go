@@ -205,10 +205,10 @@ func (d *driver) meets(client *host, to netip.AddrPort, decision proxy.Decision)
 	}
 	got := client.ask(decision.Protocol.String(), to, timeout)
 	want := ""
-	switch {
-	case decision.Action == proxy.Drop:
+	switch decision.Action {
+	case proxy.Drop:
 		want = Silence
-	case decision.Action == proxy.Reject:
+	case proxy.Reject:
 		want = Refused
 	default:
 		for _, c := range decision.Choices {

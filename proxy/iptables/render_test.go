@@ -299,7 +299,7 @@ func TestWalk(t *testing.T) {
 // sameDecisions asks the rules and the plan about all frontends of a port.
 func sameDecisions(t *testing.T, step int, plan *proxy.Plan, k *kernelFake, p *proxy.Port) {
 	t.Helper()
-	local := append(plan.Node.Addrs[:len(plan.Node.Addrs):len(plan.Node.Addrs)], netip.MustParseAddr("127.0.0.1"))
+	local := append(slices.Clip(plan.Node.Addrs), netip.MustParseAddr("127.0.0.1"))
 	sources := []netip.Addr{{}, netip.MustParseAddr("10.244.1.10"), netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("172.16.0.1"), plan.Node.Addrs[0]}
 	if p.Family == proxy.IPv6 {
 		sources = []netip.Addr{{}, netip.MustParseAddr("fd00:10:244:1::10"), netip.MustParseAddr("2001:db8::1"), plan.Node.Addrs[1]}

@@ -179,7 +179,7 @@ func legacyTables(netns int, f proxy.Family) map[string]bool {
 	out := map[string]bool{}
 	_ = nfnl.InNamespace(netns, func() error {
 		b, err := os.ReadFile(file)
-		for _, name := range strings.Fields(string(b)) {
+		for name := range strings.FieldsSeq(string(b)) {
 			out[name] = true
 		}
 		return err
@@ -265,8 +265,7 @@ func unsupported(err error) error {
 	}
 	u := &proxy.UnsupportedError{Engine: "iptables", Err: err}
 	var said string
-	var c *CommandError
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[*CommandError](err); ok {
 		said = c.Said
 	}
 	has := func(parts ...string) bool {

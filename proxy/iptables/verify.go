@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -55,9 +56,7 @@ func (e *Engine) learn(ctx context.Context) error {
 			return err
 		}
 		printed := make(map[ref][]string, len(found.chains))
-		for r, rules := range found.chains {
-			printed[r] = rules
-		}
+		maps.Copy(printed, found.chains)
 		s := newRuleset(f.rules.renderer).compare(found, e.plan.Services(), f.printed)
 		for r, rules := range s.write {
 			if have, ok := printed[r]; ok && len(have) == len(rules) {

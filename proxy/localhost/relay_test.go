@@ -190,7 +190,7 @@ func (w *world) refused(address string) {
 	w.t.Helper()
 	eventually(w.t, address, func() error {
 		if got, err := ask(address, "hello"); !errors.Is(err, unix.ECONNREFUSED) {
-			return fmt.Errorf("got %q and %v, not a refusal", got, err)
+			return fmt.Errorf("got %q and %w, not a refusal", got, err)
 		}
 		return nil
 	})
@@ -266,7 +266,7 @@ func TestTCP(t *testing.T) {
 	w.put("dead", 30081, 0, netip.MustParseAddrPort("127.0.1.9:9"))
 	eventually(t, "a dead backend", func() error {
 		if _, err := ask("127.0.0.1:30081", "hello"); !errors.Is(err, unix.ECONNRESET) {
-			return fmt.Errorf("got %v", err)
+			return fmt.Errorf("got %w", err)
 		}
 		return nil
 	})
@@ -322,7 +322,7 @@ func TestUDP(t *testing.T) {
 	w.put("dns", 30053, 0)
 	eventually(t, "without endpoints", func() error {
 		if got, err := exchange(c, "hello"); !errors.Is(err, unix.ECONNREFUSED) {
-			return fmt.Errorf("got %q and %v, not a refusal", got, err)
+			return fmt.Errorf("got %q and %w, not a refusal", got, err)
 		}
 		return nil
 	})

@@ -48,7 +48,7 @@ func TestMemory(t *testing.T) {
 	}
 	planner := proxy.NewPlanner(proxy.Config{Node: "node-000.example.com"})
 	planner.Update(up)
-	up = model.Update{}
+	up = model.Update{} //nolint:ineffassign // so that the collector may take what it holds
 	part("plan", 800)
 	engine := newEngine(forgetful{}, forgetful{}, Options{})
 	if err := engine.Sync(t.Context(), planner.Plan()); err != nil {

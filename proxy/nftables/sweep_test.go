@@ -57,7 +57,7 @@ func TestHears(t *testing.T) {
 	}
 	w.nft("flush", "map", "ip", "sluice", "services")
 	verify()
-	if w.engine.drift.looked == looked {
+	if w.engine.drift.looked.Equal(looked) {
 		t.Error("the tables were not read after somebody had changed them")
 	}
 	if got := w.ask(w.a.Namespace, "tcp", vip4Port); !strings.HasPrefix(got, "c ") {
