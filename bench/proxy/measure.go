@@ -180,7 +180,7 @@ func measure(ctx context.Context, o options, s subject, services, endpoints int,
 			return r, err
 		}
 	}
-	time.Sleep(2 * time.Second)
+	time.Sleep(15 * time.Second) // what the start left is given back by then, or never
 	if r.Memory, err = resident(cmd.Process.Pid); err != nil {
 		return r, err
 	}

@@ -20,19 +20,23 @@ const (
 	part         = 8
 )
 
-// percent returns the GOGC of a heap of which so many bytes are alive.
-func percent(alive uint64) int {
-	if alive == 0 {
+// percent returns the GOGC of a heap of which so many bytes are alive, and to
+// which so many were added since the last look. While much is added, as at a
+// start, collecting often would be most of the work.
+func percent(alive, added uint64) int {
+	if alive == 0 || added > burst {
 		return 100
 	}
 	return int(min(100, 100*max(leastGarbage, alive/part)/alive))
 }
 
-// Between two looks at the heap, and how much idle memory is worth giving back
-// at once; the runtime gives back the rest by and by.
+// The time between two looks at the heap, what is much in that time, and how much
+// idle memory is worth giving back at once; the runtime gives back the rest by
+// and by.
 const (
 	interval = 2 * time.Second
-	idle     = 24 << 20
+	burst    = 64 << 20
+	idle     = 16 << 20
 )
 
 // Tend keeps the bound until the context ends, and gives back what a start or a
@@ -55,12 +59,13 @@ func Tend(ctx context.Context) {
 		case <-tick.C:
 		}
 		now := heap.read()
-		if p := percent(now.alive); p < current*9/10 || p > current*11/10 {
+		added := now.allocated - before.allocated
+		if p := percent(now.alive, added); p < current*9/10 || p > current*11/10 {
 			debug.SetGCPercent(p)
 			current = p
 		}
 		// Not while it is needed: something allocates.
-		if now.allocated-before.allocated < 4<<20 && now.held > now.alive+now.alive*uint64(current)/100+idle {
+		if added < burst/16 && now.held > now.alive+now.alive*uint64(current)/100+idle {
 			debug.FreeOSMemory()
 		}
 		before = now

@@ -10,13 +10,14 @@ import (
 
 func TestPercent(t *testing.T) {
 	for _, c := range []struct {
-		alive uint64
-		want  int
+		alive, added uint64
+		want         int
 	}{
-		{0, 100}, {1 << 20, 100}, {8 << 20, 100}, {32 << 20, 25}, {64 << 20, 12}, {96 << 20, 12}, {1 << 30, 12},
+		{0, 0, 100}, {1 << 20, 0, 100}, {8 << 20, 0, 100}, {16 << 20, 0, 50}, {32 << 20, 1 << 20, 25}, {64 << 20, 0, 12}, {1 << 30, 0, 12},
+		{64 << 20, burst, 12}, {64 << 20, burst + 1, 100}, {1 << 30, 1 << 30, 100},
 	} {
-		if got := percent(c.alive); got != c.want {
-			t.Errorf("%d MiB: %d, want %d", c.alive>>20, got, c.want)
+		if got := percent(c.alive, c.added); got != c.want {
+			t.Errorf("%d MiB and %d more: %d, want %d", c.alive>>20, c.added>>20, got, c.want)
 		}
 	}
 }
