@@ -18,7 +18,10 @@ func TestMain(m *testing.M) {
 	os.Exit(enginetest.Main(m, children...))
 }
 
-var kills = flag.Int("kills", 10, "how many times to kill the process of an engine")
+var (
+	kills = flag.Int("kills", 0, "how many times to kill the process of an engine (default 10, in a guest 3)")
+	steps = flag.Int("steps", 0, "length of the random walk (default 500, in a guest 100)")
+)
 
 // children are the engines that a test may start in a process of its own.
 var children = []enginetest.Engine{nftablesEngine, iptablesEngine(iptables.NFT), iptablesEngine(iptables.Legacy), ipvsEngine}
@@ -55,12 +58,20 @@ func TestFull(t *testing.T) {
 // in a guest, which is slow, still less. There one part comes after the other,
 // because none waits.
 func all(t *testing.T, e enginetest.Engine) {
-	every, steps, deaths, switches := 1, 500, *kills, 4
-	if testing.Short() {
-		every, steps, deaths, switches = 3, 150, min(*kills, 3), 2
-		if vm.Guest() {
-			every, steps, deaths = 6, 50, 1
-		}
+	every, walk, deaths, switches := 1, 500, 10, 4
+	switch {
+	case testing.Short() && vm.Guest():
+		every, walk, deaths, switches = 6, 50, 1, 2
+	case testing.Short():
+		every, walk, deaths, switches = 3, 150, 3, 2
+	case vm.Guest():
+		walk, deaths, switches = 100, 3, 2
+	}
+	if *kills > 0 {
+		deaths = *kills
+	}
+	if *steps > 0 {
+		walk = *steps
 	}
 	// What somebody has locked, the other parts would wait for.
 	t.Run("Hostile", func(t *testing.T) { enginetest.Hostile(t, e) })
@@ -73,7 +84,7 @@ func all(t *testing.T, e enginetest.Engine) {
 		})
 	}
 	part("Table", func(t *testing.T) { enginetest.Table(t, e, every) })
-	part("Walk", func(t *testing.T) { enginetest.Walk(t, e, steps) })
+	part("Walk", func(t *testing.T) { enginetest.Walk(t, e, walk) })
 	part("Drift", func(t *testing.T) { enginetest.Drift(t, e) })
 	part("Kill", func(t *testing.T) { enginetest.Kill(t, e, deaths) })
 	for _, o := range predecessors(e) {
