@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -113,19 +112,19 @@ func (e *Engine) renderer(f proxy.Family, node *proxy.Node) renderer {
 	return renderer{family: f, node: node, mark: e.options.MasqueradeMark, randomFully: e.random, keepInvalid: e.options.ForwardInvalid}
 }
 
-// each calls f for every family at the same time.
+// each calls f for every family, as [forFamilies] does.
 func (e *Engine) each(f func(*family) error) error {
-	errs := make([]error, len(e.families))
-	var wait sync.WaitGroup
-	for i, fam := range e.families {
-		wait.Go(func() {
-			if err := f(fam); err != nil {
-				errs[i] = fmt.Errorf("iptables: %s: %w", fam.Family, err)
-			}
-		})
-	}
-	wait.Wait()
-	return errors.Join(errs...)
+	errs := forFamilies(e.variant, func(fam proxy.Family) error {
+		i := slices.IndexFunc(e.families, func(have *family) bool { return have.Family == fam })
+		if i < 0 {
+			return nil
+		}
+		if err := f(e.families[i]); err != nil {
+			return fmt.Errorf("iptables: %s: %w", fam, err)
+		}
+		return nil
+	})
+	return errors.Join(errs[:]...)
 }
 
 // Sync implements [proxy.Engine]. It lists what the kernel has.

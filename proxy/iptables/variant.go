@@ -204,12 +204,7 @@ func (e *Engine) probe(ctx context.Context) error {
 	if e.families != nil {
 		return nil
 	}
-	var errs [len(families)]error
-	var wait sync.WaitGroup
-	for i, f := range families {
-		wait.Go(func() { errs[i] = e.try(ctx, f) })
-	}
-	wait.Wait()
+	errs := forFamilies(e.variant, func(f proxy.Family) error { return e.try(ctx, f) })
 	for i, f := range families {
 		err := errs[i]
 		switch {
@@ -223,6 +218,22 @@ func (e *Engine) probe(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// forFamilies calls do for each family: at the same time in the nft variant, and
+// one after the other in the legacy variant, whose programs share a lock that the
+// second would only wait for.
+func forFamilies(v Variant, do func(proxy.Family) error) (errs [len(families)]error) {
+	var wait sync.WaitGroup
+	for i, f := range families {
+		if v == Legacy {
+			errs[i] = do(f)
+			continue
+		}
+		wait.Go(func() { errs[i] = do(f) })
+	}
+	wait.Wait()
+	return errs
 }
 
 // try has iptables check all kinds of rules of a family.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/sluicenet/sluice/proxy"
@@ -84,14 +83,16 @@ func (e *Engine) Cleanup(ctx context.Context) error {
 
 // removeAll removes all our chains and what leads to them.
 func removeAll(ctx context.Context, c *commands) error {
-	var errs [len(families)]error
-	var wait sync.WaitGroup
-	for i, f := range families {
-		if p, ok := c.programs[f]; ok {
-			wait.Go(func() { errs[i] = remove(ctx, c, f, variantOf(p.tables) == Legacy) })
-		}
+	variant := NFT
+	for _, p := range c.programs {
+		variant = variantOf(p.tables)
 	}
-	wait.Wait()
+	errs := forFamilies(variant, func(f proxy.Family) error {
+		if _, ok := c.programs[f]; !ok {
+			return nil
+		}
+		return remove(ctx, c, f, variant == Legacy)
+	})
 	return errors.Join(errs[:]...)
 }
 
