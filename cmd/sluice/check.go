@@ -114,7 +114,7 @@ func otherProxy(ctx context.Context) []finding {
 		return []finding{{what: what}}
 	}
 	for _, f := range found {
-		out = append(out, finding{what: what, err: fmt.Errorf("there is %s: stop kube-proxy, then run sluice cleanup --kube-proxy", f.What)})
+		out = append(out, finding{what: what, err: fmt.Errorf("found %s: stop kube-proxy, then run sluice cleanup --kube-proxy", f.What)})
 	}
 	return out
 }

@@ -55,7 +55,7 @@ func (a *agent) run(ctx context.Context, node string, log *slog.Logger) error {
 	g, running := errgroup.WithContext(ctx)
 	look := observe.New(version)
 	if a.metrics != "" {
-		g.Go(func() error { return look.Run(running, a.metrics, log) })
+		g.Go(func() error { return look.Run(running, a.metrics, true, log) })
 	}
 	options := sidecar.Options{
 		Node: node, ControlPlane: a.controlPlane, Dir: a.runDir, Observe: look, Log: log, Mark: a.mark,

@@ -53,12 +53,13 @@ func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 		add("socket "+c.Socket, writable("socket", filepath.Dir(c.Socket)))
 	}
 	if c.Metrics != "" {
-		add("metrics "+c.Metrics, free(ctx, "metrics", "tcp", c.Metrics, share))
+		err := free(ctx, "metrics", "tcp", c.Metrics, share)
+		out = append(out, finding{what: "metrics " + c.Metrics, err: err, minor: heldByAnother(err) && !metricsMustListen(c)})
 	}
 	if r.node && c.Proxy.Mode != "none" && c.Proxy.Healthz != "" {
 		err := free(ctx, "proxy.healthz", "tcp", c.Proxy.Healthz, share)
 		// Whoever has it may be about to go: it is tried again.
-		out = append(out, finding{what: "proxy.healthz " + c.Proxy.Healthz, err: err, minor: !c.Proxy.HealthzHardFail})
+		out = append(out, finding{what: "proxy.healthz " + c.Proxy.Healthz, err: err, minor: heldByAnother(err) && !c.Proxy.HealthzHardFail})
 	}
 	if (r.node || r.dns) && len(c.DNS.Listen) > 0 {
 		if _, err := (&process{conf: c}).dnsOptions(); err != nil {
@@ -76,6 +77,15 @@ func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 		add("xds.address "+c.XDS.Address, free(ctx, "xds.address", "tcp", c.XDS.Address, false))
 	}
 	return out
+}
+
+// heldByAnother tells of no error, or of one that may pass by itself.
+func heldByAnother(err error) bool { return err == nil || errors.Is(err, syscall.EADDRINUSE) }
+
+// metricsMustListen tells whether it is an end if another process has the address
+// of metrics. On a cluster that is a kube-proxy which is about to go.
+func metricsMustListen(c *config.Configuration) bool {
+	return c.Manifests != "" || c.Proxy.HealthzHardFail
 }
 
 func manifests(dir string) error {
@@ -130,6 +140,12 @@ func answers(ctx context.Context, socket string) bool {
 	return true
 }
 
+// heldError says that another process has an address.
+type heldError string
+
+func (e heldError) Error() string        { return string(e) }
+func (e heldError) Is(target error) bool { return target == syscall.EADDRINUSE }
+
 // free tells whether nobody has an address, or with share nobody but one that
 // shares it. The node's DNS server may answer on one that is not there yet.
 func free(ctx context.Context, field, network, address string, share bool) error {
@@ -158,7 +174,7 @@ func free(ctx context.Context, field, network, address string, share bool) error
 	flag := config.FlagName(field)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fmt.Errorf("%s: another process has %s (%s); stop it, or choose another address with --%s", field, address, network, flag)
+		return heldError(fmt.Sprintf("%s: another process has %s (%s); stop it, or choose another address with --%s", field, address, network, flag))
 	case errors.Is(err, syscall.EADDRNOTAVAIL) && field == "dns.listen":
 		return nil
 	case errors.Is(err, syscall.EADDRNOTAVAIL):

@@ -128,7 +128,7 @@ func (p *process) fileProblems() []source.Problem {
 func (p *process) run() error {
 	go memory.Tend(p.ctx)
 	if p.conf.Metrics != "" {
-		p.Go(func() error { return p.observe.Run(p.ctx, p.conf.Metrics, p.log) })
+		p.Go(func() error { return p.observe.Run(p.ctx, p.conf.Metrics, metricsMustListen(p.conf), p.log) })
 	}
 	if p.conf.Socket != "" {
 		p.admin.Questions["health"] = func(context.Context, url.Values) (any, error) {

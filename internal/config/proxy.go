@@ -21,7 +21,7 @@ type Proxy struct {
 	MasqueradeMark    uint32         `json:"masqueradeMark,omitempty" usage:"packet mark bit of what is to be masqueraded"`
 	MasqueradeAll     bool           `json:"masqueradeAll,omitempty" usage:"masquerade everything that goes to a Service"`
 	Healthz           string         `json:"healthz,omitempty" usage:"address of /healthz and /livez for load balancers, as kube-proxy's; empty: none"`
-	HealthzHardFail   bool           `json:"healthzHardFail,omitempty" usage:"end if another process has the address of proxy.healthz, instead of trying again until it has not"`
+	HealthzHardFail   bool           `json:"healthzHardFail,omitempty" usage:"end if another process has the address of proxy.healthz or metrics, instead of trying again until it has not"`
 	Traffic           bool           `json:"traffic" usage:"count connections, packets and bytes of each Service"`
 	OOMScoreAdj       int32          `json:"oomScoreAdj,omitempty" usage:"oom_score_adj of this process; 0: leave it"`
 

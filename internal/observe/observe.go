@@ -4,21 +4,17 @@ package observe
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/sys/unix"
 )
 
 // Server serves /metrics, /healthz (every check holds) and /livez (the process
@@ -57,28 +53,16 @@ func (s *Server) Handle(path string, h http.Handler) {
 	s.handlers[path] = h
 }
 
-// lc lets the process that takes over have the address before this one ends.
-var lc = net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-	var failed error
-	err := c.Control(func(fd uintptr) {
-		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-	})
-	return errors.Join(err, failed)
-}}
-
-// Run listens on address until the context ends.
-func (s *Server) Run(ctx context.Context, address string, log *slog.Logger) error {
-	l, err := lc.Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("metrics: %w", err)
+// Run serves on address until the context ends. If the address is taken, it
+// tries again, unless that is to be a hard failure.
+func (s *Server) Run(ctx context.Context, address string, hard bool, log *slog.Logger) error {
+	err := Serve(ctx, address, func() *http.Server {
+		return &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	}, hard, log)
+	if ctx.Err() != nil {
+		return nil
 	}
-	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("metrics: %w", err)
-	}
-	return nil
+	return fmt.Errorf("metrics: %w", err)
 }
 
 func (s *Server) handler() http.Handler {

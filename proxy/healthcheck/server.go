@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sluicenet/sluice/internal/observe"
 	"github.com/sluicenet/sluice/model"
 	"github.com/sluicenet/sluice/model/status"
 	"github.com/sluicenet/sluice/proxy"
@@ -27,7 +28,7 @@ type Options struct {
 	Healthy func() bool
 	Status  *status.Board // gets ports that are taken, as part "healthcheck"
 	Log     *slog.Logger
-	// Listen opens a port; nil: [Listen].
+	// Listen opens a port; nil: [observe.Listen].
 	Listen func(ctx context.Context, network, address string) (net.Listener, error)
 	// Addrs returns the node's addresses, which are asked for where only some
 	// answer NodePorts; nil: those of the process's network namespace.
@@ -62,10 +63,10 @@ func New(o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Listen == nil {
-		o.Listen = Listen
+		o.Listen = observe.Listen
 	}
 	if o.Retry == 0 {
-		o.Retry = retryEvery
+		o.Retry = observe.RetryEvery
 	}
 	if o.Addrs == nil {
 		o.Addrs = interfaceAddrs
