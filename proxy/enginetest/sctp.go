@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -86,6 +87,17 @@ func (h *host) associateAll(pc net.PacketConn) {
 	}
 }
 
+// sctpAgain is after how long an INIT without an answer is sent again, as the
+// timer T1-init of RFC 9260 §5.1 would have it, which is longer.
+const sctpAgain = time.Second
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
 // associate sends an INIT and waits for its answer. ICMP errors come to all raw
 // sockets with the same peer, so only one is at work at a time.
 func (h *host) associate(to netip.AddrPort, timeout time.Duration) outcome {
@@ -109,14 +121,22 @@ func (h *host) associate(to netip.AddrPort, timeout time.Duration) outcome {
 	if !ok {
 		return outcome{by: fmt.Sprintf("%T reads no packets", conn)}
 	}
-	_ = conn.SetDeadline(time.Now().Add(timeout))
 	source := h.sourcePort("sctp", to)
-	if _, err := conn.Write(sctpPacket(source, to.Port(), 0, nil)); err != nil {
+	end := time.Now().Add(timeout)
+	send := func() error {
+		_ = conn.SetDeadline(earlier(time.Now().Add(sctpAgain), end))
+		_, err := conn.Write(sctpPacket(source, to.Port(), 0, nil))
+		return err
+	}
+	if err := send(); err != nil {
 		return errOutcome(err)
 	}
 	buf := make([]byte, 512)
 	for {
 		n, _, err := packets.ReadFrom(buf)
+		if errors.Is(err, os.ErrDeadlineExceeded) && time.Now().Before(end) {
+			err = send()
+		}
 		if err != nil {
 			return errOutcome(err)
 		}
