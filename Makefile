@@ -25,7 +25,7 @@ demo: build envoy ## show everything on two nodes made of network namespaces; ne
 	@bin/sluice demo
 
 test: envoy vm ## run all tests: units, real packets in network namespaces, the real Envoy
-	@hack/needs nft:nftables iptables:iptables dig:bind9-dnsutils
+	@hack/needs nft:nftables iptables:iptables dig:bind9-dnsutils dnsperf:dnsperf
 	$(GO) test -timeout 30m ./...
 
 kill: ## kill the service proxy's process a hundred times in each engine, under load
@@ -40,7 +40,7 @@ vet:
 	$(GO) vet ./...
 
 race: envoy vm
-	@hack/needs nft:nftables iptables:iptables dig:bind9-dnsutils gcc:gcc gcc:libc6-dev
+	@hack/needs nft:nftables iptables:iptables dig:bind9-dnsutils dnsperf:dnsperf gcc:gcc gcc:libc6-dev
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 30m ./...
 
 generated:
@@ -64,9 +64,9 @@ envoy: ## put a stock Envoy into the user's cache
 vm: ## put a stock kernel into the user's cache, for tests that this machine's kernel cannot run
 	@hack/vm --prepare
 
-dns-lives: ## kill, stop and upgrade the node's DNS 50 times each under load, and hold it to its times
-	@hack/needs nft:nftables iptables:iptables conntrack:conntrack
-	$(GO) test ./proxy/intercept -run 'BesideKubeProxy|Upgrade' -repeat 50 -timeout 3h -v
+dns-lives: ## kill, stop, starve and upgrade the node's DNS 50 times each under load, and hold it to its times
+	@hack/needs nft:nftables iptables:iptables conntrack:conntrack dnsperf:dnsperf
+	$(GO) test ./proxy/intercept -run 'BesideKubeProxy|Upgrade|Storm' -repeat 50 -timeout 3h -v
 
 e2e: build envoy ## install on the cluster of $KUBECONFIG and run the demo's table there
 	hack/e2e

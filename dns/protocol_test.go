@@ -2,12 +2,15 @@ package dns_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,6 +55,61 @@ func TestNotReady(t *testing.T) {
 	}
 	if r := ask(t, s.Addrs()[0], "udp", "svc1.testns.svc.cluster.local.", "A"); len(r.Answer) != 1 {
 		t.Errorf("afterwards: %v", r)
+	}
+}
+
+// TestQueue proves that a burst that comes while the server has no turn is answered:
+// here, before it is run.
+func TestQueue(t *testing.T) {
+	const burst = 400
+	s, err := sluicedns.New(sluicedns.Options{
+		Store: dnstest.Cluster(), Listen: []netip.AddrPort{loopback}, Sockets: 1, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	conn, err := net.Dial("udp", s.Addrs()[0].String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var asked, answered []uint16
+	for i := range uint16(burst) {
+		q := new(dns.Msg).SetQuestion(svc1, dns.TypeA)
+		q.Id = i
+		b, err := q.Pack()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		asked = append(asked, i)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	// All answers have to fit the client's queue, which is as short by default.
+	if err := conn.(*net.UDPConn).SetReadBuffer(1 << 20); err != nil {
+		t.Fatal(err)
+	}
+	go func() { done <- s.Run(ctx) }()
+	room := make([]byte, 4096)
+	for len(answered) < burst {
+		if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Read(room); err != nil {
+			t.Fatalf("%d of %d are answered: %v", len(answered), burst, err)
+		}
+		answered = append(answered, binary.BigEndian.Uint16(room))
+	}
+	if slices.Sort(answered); !slices.Equal(asked, answered) {
+		t.Errorf("answered: %v", answered)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package intercept
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -102,6 +103,7 @@ func child(conf string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	go devour()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	store := clusterStore(c)
 	var server *dns.Server
@@ -125,6 +127,16 @@ func child(conf string) error {
 	err = i.Run(ctx)
 	done()
 	return firstError(err, <-ended)
+}
+
+// devour takes memory without end after SIGUSR1.
+func devour() {
+	hungry := make(chan os.Signal, 1)
+	signal.Notify(hungry, syscall.SIGUSR1)
+	<-hungry
+	for eaten := [][]byte{}; ; {
+		eaten = append(eaten, bytes.Repeat([]byte{1}, 1<<20))
+	}
 }
 
 func firstError(errs ...error) error {
