@@ -20,6 +20,9 @@ type step struct {
 	// jump are rules of others' chains that lead to ours and are missing, unjump
 	// those that should not be there.
 	jump, unjump []member
+	// leave tells that everything goes. Then refusals go first, because another
+	// engine serves what is not translated any more.
+	leave bool
 }
 
 func (s *step) empty() bool {
@@ -60,8 +63,12 @@ func (s *step) sections() []section {
 			last.dels = append(last.dels, m)
 		}
 	}
+	order := []section{first, middle, last}
+	if s.leave {
+		order = []section{last, middle}
+	}
 	var out []section
-	for _, x := range []section{first, middle, last} {
+	for _, x := range order {
 		if x.empty() {
 			continue
 		}

@@ -116,7 +116,7 @@ func remove(ctx context.Context, c *commands, f proxy.Family, legacy bool) error
 			return err
 		}
 	}
-	s := &step{unjump: l.foreign, write: map[ref][]string{}}
+	s := &step{unjump: l.foreign, write: map[ref][]string{}, leave: true}
 	for r := range l.chains {
 		s.gone = append(s.gone, r)
 	}
