@@ -36,9 +36,7 @@ func predecessors(e enginetest.Engine) []enginetest.Engine {
 	case "iptables-legacy":
 		return []enginetest.Engine{nftablesEngine, iptablesEngine(iptables.NFT)}
 	}
-	// IPVS: while addresses come to the dummy device or leave it, some new
-	// connections are lost. docs/architecture.md says so.
-	return nil
+	return []enginetest.Engine{nftablesEngine, iptablesEngine(iptables.NFT), iptablesEngine(iptables.Legacy)}
 }
 
 // TestFull runs in a guest: how many connections the kernel remembers can be set

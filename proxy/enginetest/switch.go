@@ -11,8 +11,8 @@ import (
 // Switch replaces an engine by another one under load and back, so many times:
 // the new one programs everything, then the old one is cleaned up, unless they
 // are of one family: then the new one's first Sync does that. No connection
-// fails, new or kept; kept ones only where the kernel keeps them beside the
-// engine's part of it.
+// fails, new or kept; those of an engine that keeps them in its own part of the
+// kernel may end with it.
 func Switch(t *testing.T, one, other Engine, times int) {
 	w := NewWorld(t)
 	d := newDriver(t, w, one)
@@ -26,11 +26,10 @@ func Switch(t *testing.T, one, other Engine, times int) {
 			from, to = other, one
 		}
 		t.Run(from.Name+" to "+to.Name, func(t *testing.T) {
-			kept := !from.ForgetsConnections && !to.ForgetsConnections
 			watches := w.loadAll(t)
 			for _, o := range watches {
 				o.wait(10)
-				o.forgetful.Store(!kept)
+				o.forgetful.Store(from.ForgetsConnections)
 			}
 			e, err := to.New(w.Options())
 			must(t, err)

@@ -2,8 +2,8 @@
 // for its schedulers. Virtual servers are programmed over netlink.
 //
 // Every frontend with an address of its own is a virtual server with that
-// address, which is bound on the dummy interface sluice-ipvs, because IPVS only
-// sees what is delivered to this machine. NodePorts, and what connections from
+// address, which is bound on the dummy interface sluice-ipvs by a route of the
+// table "local", because IPVS only sees what is delivered to this machine. NodePorts, and what connections from
 // outside get where the external traffic policy tells them apart, are virtual
 // servers with a firewall mark.
 //
@@ -18,6 +18,8 @@
 //	  -> 10.244.1.10:8080             Masq    1      0          0
 //	FWM  1 rr persistent 10800
 //	  -> 10.244.1.10:8080             Masq    1      0          0
+//	# ip route show table local dev sluice-ipvs
+//	local 10.96.0.10 proto kernel scope host src 192.168.1.10
 //	# nft list table ip sluice-ipvs
 //	map nodeport-marks { type inet_proto . inet_service : mark; elements = { tcp . 30080 : 0x00000001 } }
 //

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/moby/ipvs"
@@ -22,16 +21,14 @@ import (
 	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
 
-// linkName is the interface that addresses are bound on.
-const linkName = "sluice-ipvs"
-
-// destination is one that the kernel has, with how many connections it has.
+// destination is one that the kernel has, with how many connections it has, and
+// how many of them neither begin nor end.
 type destination struct {
-	weight      int
-	connections int
+	weight              int
+	connections, active int
 }
 
-// bound is what addresses the machine has: those on our interface, and others.
+// bound is what addresses are this machine's: by our routes, and otherwise.
 type bound struct {
 	ours, others map[netip.Addr]bool
 }
@@ -51,9 +48,10 @@ type kernel interface {
 	setDestination(id serverID, d netip.AddrPort, weight int) error
 	deleteDestination(id serverID, d netip.AddrPort) error
 	addresses() (bound, error)
+	// bind makes an address one of this machine's, unbind the reverse.
 	bind(a netip.Addr) error
 	unbind(a netip.Addr) error
-	// deleteLink removes the interface with all its addresses.
+	// deleteLink removes the interface with all its routes.
 	deleteLink() error
 	close()
 }
@@ -65,7 +63,9 @@ type system struct {
 	route  *netlink.Handle
 	sysctl []sysctl
 	config *ipvs.Config
-	dummy  netlink.Link // as prepare found it
+	// As prepare found them.
+	dummy   netlink.Link
+	sources map[proxy.Family]net.IP
 }
 
 // sysctl is a setting below /proc/sys.
@@ -133,20 +133,10 @@ func (s *system) close() {
 }
 
 func (s *system) prepare() error {
-	link := &netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: linkName}}
-	if err := s.route.LinkAdd(link); err != nil && !errors.Is(err, unix.EEXIST) {
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return &proxy.UnsupportedError{Engine: "ipvs", Feature: "the kernel has no dummy interfaces", Err: err,
-				Remedy: "run \"modprobe dummy\", or use a kernel that is built with CONFIG_DUMMY"}
-		}
-		return denied(fmt.Errorf("ipvs: make interface %s: %w", linkName, err))
+	if err := s.prepareLink(); err != nil {
+		return err
 	}
-	dummy, err := s.route.LinkByName(linkName)
-	if err != nil {
-		return fmt.Errorf("ipvs: find interface %s: %w", linkName, err)
-	}
-	s.dummy = dummy
-	err = nfnl.InNamespace(s.netns, func() error {
+	err := nfnl.InNamespace(s.netns, func() error {
 		for _, c := range s.sysctl {
 			if err := c.set(); err != nil {
 				return err
@@ -262,7 +252,7 @@ func (s *system) destinations(id serverID) (map[netip.AddrPort]destination, erro
 	out := make(map[netip.AddrPort]destination, len(list))
 	for _, d := range list {
 		a, _ := netip.AddrFromSlice(d.Address)
-		out[netip.AddrPortFrom(a, d.Port)] = destination{d.Weight, d.ActiveConnections + d.InactiveConnections}
+		out[netip.AddrPortFrom(a, d.Port)] = destination{d.Weight, d.ActiveConnections + d.InactiveConnections, d.ActiveConnections}
 	}
 	return out, nil
 }
@@ -281,78 +271,6 @@ func (s *system) setDestination(id serverID, d netip.AddrPort, weight int) error
 
 func (s *system) deleteDestination(id serverID, d netip.AddrPort) error {
 	return s.did("delete destination "+d.String()+" of", id, s.ipvs.DelDestination(id.service(settings{}), library(d, 0)))
-}
-
-func (s *system) addresses() (bound, error) {
-	out := bound{map[netip.Addr]bool{}, map[netip.Addr]bool{}}
-	index := -1
-	link, err := s.route.LinkByName(linkName)
-	var gone netlink.LinkNotFoundError
-	switch {
-	case err == nil:
-		index = link.Attrs().Index
-	case !errors.As(err, &gone):
-		return out, fmt.Errorf("ipvs: find interface %s: %w", linkName, err)
-	}
-	var list []netlink.Addr
-	for range 5 {
-		if list, err = s.route.AddrList(nil, netlink.FAMILY_ALL); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	if err != nil {
-		return out, fmt.Errorf("ipvs: list addresses: %w", err)
-	}
-	for _, a := range list {
-		addr, ok := netip.AddrFromSlice(a.IP)
-		addr = addr.Unmap()
-		switch {
-		case !ok || addr.IsLinkLocalUnicast():
-		case a.LinkIndex == index:
-			out.ours[addr] = true
-		default:
-			out.others[addr] = true
-		}
-	}
-	return out, nil
-}
-
-// nladdr returns an address as it is bound: of the scope of this machine, so that
-// the kernel never takes it for the source of what leaves the machine.
-func nladdr(a netip.Addr) *netlink.Addr {
-	out := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}, Flags: unix.IFA_F_NODAD}
-	if a.Is4() {
-		out.Scope = unix.RT_SCOPE_HOST
-	}
-	return out
-}
-
-func (s *system) bind(a netip.Addr) error {
-	if err := s.route.AddrReplace(s.dummy, nladdr(a)); err != nil {
-		return denied(fmt.Errorf("ipvs: bind %s on %s: %w", a, linkName, err))
-	}
-	return nil
-}
-
-func (s *system) unbind(a netip.Addr) error {
-	if err := s.route.AddrDel(s.dummy, nladdr(a)); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-		return denied(fmt.Errorf("ipvs: remove %s from %s: %w", a, linkName, err))
-	}
-	return nil
-}
-
-func (s *system) deleteLink() error {
-	link, err := s.route.LinkByName(linkName)
-	if _, gone := errors.AsType[netlink.LinkNotFoundError](err); gone {
-		return nil
-	}
-	if err == nil {
-		err = s.route.LinkDel(link)
-	}
-	if err != nil && !errors.Is(err, syscall.ENODEV) {
-		return denied(fmt.Errorf("ipvs: delete interface %s: %w", linkName, err))
-	}
-	return nil
 }
 
 // timeouts returns what the options say of connections' timeouts, or nil.

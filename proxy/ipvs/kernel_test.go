@@ -22,7 +22,7 @@ func TestKernel(t *testing.T) {
 	}
 	for name, test := range map[string]func(*testing.T){
 		"Schedulers": testSchedulers, "Drain": testDrain, "Restart": testRestart, "Repair": testRepair,
-		"Cleanup": testCleanup, "Count": testCount, "Trace": testTrace, "Addresses": testAddresses, "Listing": testListing,
+		"Cleanup": testCleanup, "Source": testSource, "Count": testCount, "Trace": testTrace, "Addresses": testAddresses, "Listing": testListing,
 	} {
 		t.Run(name, test)
 	}
@@ -216,6 +216,23 @@ func testCleanup(t *testing.T) {
 		t.Errorf("addresses after a cleanup: %v, %v", bound.ours, err)
 	}
 	w.must(w.engine.Cleanup(t.Context())) // again
+}
+
+// testSource has the node itself connect: its end of the connection has an address
+// that stays when a Service's goes.
+func testSource(t *testing.T) {
+	w := newWorld(t, Options{})
+	w.put(tcp(nil), w.b, w.c)
+	for to, want := range map[string]netip.Addr{vip4: w.node.IPv4(), vip6: w.node.IPv6()} {
+		conn, err := w.open(w.node.Namespace, to)
+		w.must(err)
+		if got := netip.MustParseAddrPort(conn.LocalAddr().String()).Addr(); got != want {
+			t.Errorf("the node connects to %s from %s, want %s", to, got, want)
+		}
+		if answer, err := say(conn); err != nil {
+			t.Errorf("%s: %q, %v", to, answer, err)
+		}
+	}
 }
 
 func testCount(t *testing.T) {

@@ -173,8 +173,8 @@ func (r rules) frontend(c chainSpec) []rule {
 	case c.masquerade == proxy.MasqueradeFromNode:
 		out = append(out, append(r.local(true), r.markMasquerade()...))
 	case !r.knowsPods:
-		// The kernel takes the address itself as the source of connections to
-		// it from this node, for it is bound here.
+		// A node without a default route has no source for connections to the
+		// address, and the kernel takes the address itself.
 		out = append(out, append(r.member(setAddresses, false, saddr), r.markMasquerade()...))
 	default:
 		out = append(out, r.fromPods(verdictAccept)...)

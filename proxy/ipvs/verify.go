@@ -279,34 +279,3 @@ func (e *Engine) collect(ctx context.Context) error {
 	}
 	return nil
 }
-
-// Cleanup implements [proxy.Engine]. A virtual server is ours if its address is
-// bound on our interface or its mark is in our table; if both are gone already,
-// what is left of ours cannot be told from other people's, and stays.
-func (e *Engine) Cleanup(ctx context.Context) error {
-	e.reset()
-	families := e.families
-	e.families = []proxy.Family{proxy.IPv4, proxy.IPv6}
-	f, err := e.look(ctx)
-	e.families = families
-	if err != nil {
-		return err
-	}
-	// The rules come first: without them, nothing is led to the servers.
-	for _, family := range []proxy.Family{proxy.IPv4, proxy.IPv6} {
-		m := &nfnl.Messages{}
-		m.BeginBatch()
-		deleteTable(m, family)
-		if err := e.filter.Commit(m); err != nil && !missing(err) {
-			return fmt.Errorf("ipvs: remove table %s: %w", tableName, unsupported(err))
-		}
-	}
-	for id := range f.servers {
-		if e.made[id] || f.mine(id, e.options.ExcludeCIDRs) {
-			if err := e.deleteServer(id); err != nil {
-				return err
-			}
-		}
-	}
-	return e.kernel.deleteLink()
-}
