@@ -3,6 +3,8 @@ package proxy
 import (
 	"context"
 	"fmt"
+
+	"github.com/sluicenet/sluice/model"
 )
 
 // Engine makes the kernel of a node do what a plan says. Its methods are called
@@ -60,6 +62,13 @@ type Counter interface {
 // Traffic is what went through a frontend, in both directions together.
 type Traffic struct {
 	Connections, Packets, Bytes uint64
+}
+
+// Limited is an [Engine] that may lack what a Service asks for.
+type Limited interface {
+	// Problems returns what the last step could not do for a Service, other than
+	// the problems in the plan. It is called by the engine's goroutine.
+	Problems(name model.Name) []Problem
 }
 
 // UnsupportedError indicates that the machine cannot run an engine.

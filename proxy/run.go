@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ func Run(ctx context.Context, o Options) error {
 			}
 		}
 	})
-	a := &applier{Options: o, full: true, since: changeSet{}}
+	a := &applier{Options: o, full: true, since: changeSet{}, told: map[model.Name]bool{}}
 	if o.Flows != nil {
 		a.flows = newFlowWorker(o.Flows, o.Metrics, o.Log)
 		background.Go(func() { a.flows.run(ctx) })
@@ -132,7 +133,8 @@ type applier struct {
 	since   changeSet
 	applied *Plan
 	flows   *flowWorker
-	wait    time.Duration // since the last failure; 0: there is none
+	wait    time.Duration       // since the last failure; 0: there is none
+	told    map[model.Name]bool // Services whose owners were told of problems
 }
 
 func (a *applier) update(up model.Update) {
@@ -140,7 +142,7 @@ func (a *applier) update(up model.Update) {
 	changes := a.Planner.Update(up)
 	a.Metrics.planned(up, changes, time.Since(start))
 	for _, c := range changes.Services {
-		a.report(c)
+		a.report(c.Name, c.New)
 		if a.applied != nil {
 			a.since.add(c)
 		}
@@ -208,6 +210,7 @@ func (a *applier) program(ctx context.Context, plan *Plan, changes []Change) err
 	if err != nil {
 		return err
 	}
+	a.limits(plan, changes)
 	what, changed := "changes", len(changes)
 	if a.full {
 		what = "all"
@@ -235,24 +238,49 @@ func (a *applier) verify(ctx context.Context) {
 	}
 }
 
-// report tells the owner of a Service of its mistakes.
-func (a *applier) report(c Change) {
+// limits tells the owners of Services what the engine lacks for them.
+func (a *applier) limits(plan *Plan, changes []Change) {
+	if _, ok := a.Engine.(Limited); !ok {
+		return
+	}
+	for _, c := range changes {
+		a.report(c.Name, c.New)
+	}
+	if a.full {
+		for s := range plan.Services() {
+			a.report(s.Name, s)
+		}
+	}
+}
+
+// report tells the owner of a Service of its mistakes, and of what the engine
+// lacks for it.
+func (a *applier) report(name model.Name, s *Service) {
 	if a.Status == nil {
 		return
 	}
-	key := model.Key{Kind: model.KindService, Namespace: c.Name.Namespace, Name: c.Name.Name}
-	if c.New == nil || len(c.New.Problems) == 0 {
-		if c.Old != nil && len(c.Old.Problems) > 0 {
+	var problems []Problem
+	if s != nil {
+		problems = s.Problems
+		if e, ok := a.Engine.(Limited); ok {
+			problems = slices.Concat(problems, e.Problems(name))
+		}
+	}
+	key := model.Key{Kind: model.KindService, Namespace: name.Namespace, Name: name.Name}
+	if len(problems) == 0 {
+		if a.told[name] {
 			a.Status.Clear("proxy", key)
+			delete(a.told, name)
 		}
 		return
 	}
-	condition := metav1.Condition{Type: "Programmed", Status: metav1.ConditionFalse, Reason: c.New.Problems[0].Reason}
-	for i, p := range c.New.Problems {
+	condition := metav1.Condition{Type: "Programmed", Status: metav1.ConditionFalse, Reason: problems[0].Reason}
+	for i, p := range problems {
 		if i > 0 {
 			condition.Message += "; "
 		}
 		condition.Message += p.Message
 	}
 	a.Status.Set("proxy", key, status.Report{Conditions: []metav1.Condition{condition}})
+	a.told[name] = true
 }

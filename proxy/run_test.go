@@ -180,3 +180,71 @@ func TestRun(t *testing.T) {
 		}
 	})
 }
+
+// limitedEngine cannot do what Services with a scheduler ask for.
+type limitedEngine struct{ fakeEngine }
+
+func (e *limitedEngine) Problems(name model.Name) []Problem {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.plan == nil {
+		return nil
+	}
+	if s := e.plan.Service(name); s != nil && s.Scheduler != "" {
+		return []Problem{{Reason: "UnknownScheduler", Message: "scheduler " + s.Scheduler + " is not known"}}
+	}
+	return nil
+}
+
+// TestRunLimited checks that owners of Services are told what the engine lacks
+// for them: from the first step, after a change and a repair, and beside what is
+// wrong in the plan.
+func TestRunLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, board, engine := model.NewStore(), status.NewBoard(), &limitedEngine{}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() {
+			done <- Run(ctx, Options{Updates: store.Watch(), Planner: NewPlanner(Config{Node: "node1"}), Engine: engine, Status: board})
+		}()
+		put := func(name, scheduler string) {
+			store.Update(func(tx *model.Txn) {
+				s := web(name)
+				s.Scheduler = scheduler
+				put(tx, s)
+				tx.MarkSynced(model.KindService)
+				tx.MarkSynced(model.KindEndpointSlice)
+			})
+			synctest.Wait()
+		}
+		expect := func(name, want string) {
+			t.Helper()
+			var got []string
+			for _, c := range board.Get(model.Key{Kind: model.KindService, Namespace: "default", Name: name})["proxy"].Conditions {
+				got = append(got, c.Reason+": "+c.Message)
+			}
+			if text := strings.Join(got, "\n"); text != want {
+				t.Errorf("%s has the conditions %q, want %q", name, text, want)
+			}
+		}
+		put("web", "fastest")
+		expect("web", "UnknownScheduler: scheduler fastest is not known")
+		put("web", "")
+		expect("web", "")
+		engine.set(errors.New("no"), false)
+		put("web", "best")
+		expect("web", "")
+		engine.set(nil, false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		expect("web", "UnknownScheduler: scheduler best is not known")
+		put("thief", "nearest")
+		expect("thief", "AddressConflict: spec.clusterIPs[0]: ClusterIP tcp 10.96.0.1:80 belongs to Service default/web; scheduler nearest is not known")
+		store.Update(func(tx *model.Txn) { tx.Delete(model.Key{Kind: model.KindService, Namespace: "default", Name: "web"}) })
+		synctest.Wait()
+		expect("web", "")
+		expect("thief", "UnknownScheduler: scheduler nearest is not known")
+		cancel()
+		<-done
+	})
+}

@@ -218,7 +218,7 @@ func (s *server) serves(d netip.AddrPort) bool {
 	return ok
 }
 
-// Problems returns what is wrong with a Service for this engine alone.
+// Problems implements [proxy.Limited]: the kernel lacks a scheduler, or marks.
 func (e *Engine) Problems(name model.Name) []proxy.Problem {
 	if s := e.services[name]; s != nil {
 		return s.problems

@@ -375,4 +375,5 @@ var (
 	_ proxy.Engine  = (*Engine)(nil)
 	_ proxy.Tracer  = (*Engine)(nil)
 	_ proxy.Counter = (*Engine)(nil)
+	_ proxy.Limited = (*Engine)(nil)
 )
