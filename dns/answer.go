@@ -31,6 +31,8 @@ type worker struct {
 	as     []byte // the name that was answered for in place of the query's; nil: none
 	step   int    // where to go on with what was missing, see [miss]
 
+	datagram [wire.MaxUDP]byte // for an answer over UDP that was waited for
+
 	// Of a worker that answers for a part of another's query.
 	nested    bool
 	rewritten bool

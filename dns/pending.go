@@ -41,11 +41,15 @@ func (s *Server) await(work context.Context, w *worker, m miss, p *pending) {
 	s.resolver.resolve(work, &w.query, m, func(it *cache.Item) {
 		late := s.workers.Get().(*worker)
 		defer s.workers.Put(late)
-		room := s.rooms.Get().(*[]byte)
-		defer s.rooms.Put(room)
+		room := late.datagram[:0]
+		if p.stream {
+			long := s.rooms.Get().(*[]byte)
+			defer s.rooms.Put(long)
+			room = *long
+		}
 		late.since, late.six, late.step = p.since, p.six, m.step
 		late.client, late.server, late.protocol = p.client, p.server, p.protocol
-		reply, next := s.answer(late, p.msg, *room, p.stream, it)
+		reply, next := s.answer(late, p.msg, room, p.stream, it)
 		if p.rounds++; next.name != nil && p.rounds < maxRounds { // the search path goes on
 			s.await(work, late, next, p)
 			return

@@ -1,9 +1,8 @@
-// Package forward asks other name servers: over UDP from a new port with a random
-// ID each time, over TCP and TLS with several questions under way on each of a
-// few connections (RFC 7766, RFC 7858), and the next server where one fails or is
-// slow. What it learns of a server's health it learns from the queries
-// themselves; one that failed is left out, and asked now and then whether it is
-// back.
+// Package forward asks other name servers: over UDP from random ports with random
+// IDs, over TCP and TLS with several questions under way on each of a few
+// connections (RFC 7766, RFC 7858), and the next server where one fails or is
+// slow. What it learns of a server's health it learns from the queries themselves;
+// one that failed is left out, and asked now and then whether it is back.
 package forward
 
 import (

@@ -44,6 +44,7 @@ type upstream struct {
 	rtt      rtt
 	times    Times
 	streams  streams
+	ports    ports
 
 	mu     sync.Mutex // guards inARow, and changes of down
 	inARow int        // failures
@@ -53,6 +54,7 @@ func newUpstream(f *Forwarder, s Server) *upstream {
 	u := &upstream{Server: s, forward: f}
 	u.ctx, u.cancel = context.WithCancel(f.ctx)
 	u.streams.init(u)
+	u.ports.init(u)
 	return u
 }
 
@@ -61,6 +63,7 @@ func (u *upstream) close() {
 	u.cancel()
 	u.mu.Unlock()
 	u.streams.close()
+	u.ports.close()
 }
 
 // rtt is the smoothed time that a server takes, and how much it varies, as TCP
@@ -270,16 +273,24 @@ func (u *upstream) tcpStalls(err error) {
 // [wire.MaxUDP], but not every server listens.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 4096); return &b }}
 
-// udp asks over a socket of its own, so that the kernel picks a random port each
-// time (RFC 5452 §9.2), and one that is connected, so that only the server can
-// answer.
+// udp asks over a socket that has no other question.
 func (u *upstream) udp(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
-	conn, err := u.forward.dial(ctx, "udp", u.Addr)
+	p, err := u.ports.get(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer closeQuietly(conn)
-	defer unblock(ctx, conn)()
+	release := unblock(ctx, p)
+	r, err := u.askOn(ctx, p, q, edns)
+	if !release() || err != nil {
+		// An answer may come yet, or the socket is at its deadline.
+		closeQuietly(p)
+		return r, err
+	}
+	u.ports.put(p)
+	return r, nil
+}
+
+func (u *upstream) askOn(ctx context.Context, conn net.Conn, q *Question, edns bool) (*wire.Response, error) {
 	room := buffers.Get().(*[]byte)
 	defer buffers.Put(room)
 	buf := *room
@@ -307,13 +318,12 @@ func (u *upstream) udp(ctx context.Context, q *Question, edns bool) (*wire.Respo
 }
 
 // unblock ends reads and writes of conn when ctx ends, until the function that it
-// returns is called.
-func unblock(ctx context.Context, conn net.Conn) (stop func()) {
-	cancel := context.AfterFunc(ctx, func() {
+// returns is called, which reports whether that is not so.
+func unblock(ctx context.Context, conn net.Conn) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
 		// An error means that the connection is closed, which is as good.
 		_ = conn.SetDeadline(time.Unix(1, 0))
 	})
-	return func() { cancel() }
 }
 
 // contextError says that it was the context if it was.

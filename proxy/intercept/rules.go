@@ -14,7 +14,7 @@ import (
 )
 
 // Patience is how long after its last answer a server counts as alive.
-const Patience = 800 * time.Millisecond
+const Patience = 700 * time.Millisecond
 
 // connectionLife is how long a connection is remembered after its last packet.
 const connectionLife = time.Minute
