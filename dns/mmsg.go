@@ -23,6 +23,10 @@ const (
 // buffers that are made once. (The net package, and with it golang.org/x/net's
 // ReadBatch, allocates the addresses of every message.)
 //
+// The calls never wait, and are made without telling Go's scheduler: a batch takes
+// long enough for it to think otherwise, give the processor to another thread, and
+// look for such calls thousands of times a second.
+//
 // Each message is answered from its own slot, so that its sender's address and
 // the address that it was sent to serve the answer as they came.
 type batch struct {
@@ -89,7 +93,7 @@ func (b *batch) receive(now bool) (int, error) {
 
 func (b *batch) recvmmsg(fd uintptr) bool {
 	for {
-		n, _, errno := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&b.in[0])), batchSize, unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			b.n, b.errno = int(n), 0
@@ -140,7 +144,7 @@ func (b *batch) send() error {
 
 func (b *batch) sendmmsg(fd uintptr) bool {
 	for b.sent < b.toSend {
-		n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[b.sent])), uintptr(b.toSend-b.sent), unix.MSG_DONTWAIT, 0, 0)
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[b.sent])), uintptr(b.toSend-b.sent), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
 		case 0:
 			b.sent += int(n)
@@ -185,7 +189,7 @@ func sendTo(conn syscall.RawConn, msg []byte, o *origin) error {
 	var failed error
 	err := conn.Write(func(fd uintptr) bool {
 		for {
-			_, _, errno := unix.Syscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT)
+			_, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, fd, uintptr(unsafe.Pointer(&h)), unix.MSG_DONTWAIT)
 			switch errno {
 			case unix.EINTR:
 				continue
