@@ -71,9 +71,15 @@ func (c *change) changeNode(node proxy.Node) {
 }
 
 // commit makes the step: first what packets are to be led to, then what leads
-// them there, and at last it takes away what they are not led to any more.
+// them there, and at last it takes away what they are not led to any more. An
+// address is bound when all is there that its packets meet, and a backend is known
+// as one of this node's for as long as it gets connections, or those to itself
+// would have an answer that does not come back.
 func (c *change) commit(ctx context.Context) error {
 	e := c.engine
+	if err := c.hairpins(ctx, false); err != nil {
+		return err
+	}
 	ids := slices.SortedFunc(maps.Keys(c.servers), serverID.compare)
 	for _, id := range ids {
 		if now := e.servers[id]; now != nil && e.has(id.family) {
@@ -91,6 +97,9 @@ func (c *change) commit(ctx context.Context) error {
 	if err := c.lookLocal(); err != nil {
 		return err
 	}
+	if err := c.filter(ctx); err != nil {
+		return err
+	}
 	addrs := slices.SortedFunc(maps.Keys(c.addresses), netip.Addr.Compare)
 	for _, a := range addrs {
 		if c.addresses[a] == nil && e.addressElements(a) != nil && e.has(proxy.FamilyOf(a)) {
@@ -98,9 +107,6 @@ func (c *change) commit(ctx context.Context) error {
 				return err
 			}
 		}
-	}
-	if err := c.filter(ctx); err != nil {
-		return err
 	}
 	for _, a := range addrs {
 		if c.addresses[a] != nil && e.addressElements(a) == nil && e.has(proxy.FamilyOf(a)) {
@@ -116,8 +122,28 @@ func (c *change) commit(ctx context.Context) error {
 			}
 		}
 	}
+	if err := c.hairpins(ctx, true); err != nil {
+		return err
+	}
 	e.freeMarks(c.marks)
 	return nil
+}
+
+// hairpins adds the elements of backends that came to this node, or removes those
+// of backends that went.
+func (c *change) hairpins(ctx context.Context, gone bool) error {
+	b := &batch{engine: c.engine}
+	b.begin()
+	for k, old := range c.elements {
+		switch now := c.engine.elements[k]; {
+		case k.set != setHairpin || (old == nil) == (now == nil):
+		case now == nil && gone:
+			b.remove(k)
+		case now != nil && !gone:
+			b.put(k, now.data, false)
+		}
+	}
+	return b.commit(ctx)
 }
 
 // lookLocal asks for the machine's own addresses if there are new ones that it
@@ -237,6 +263,7 @@ func (c *change) filter(ctx context.Context) error {
 	for k, old := range c.elements {
 		now := e.elements[k]
 		switch {
+		case k.set == setHairpin: // apart
 		case now == nil && old == nil || now != nil && old != nil && now.data == old.data:
 		case now == nil:
 			b.remove(k)

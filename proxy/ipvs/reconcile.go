@@ -37,8 +37,12 @@ func (f *found) mine(id serverID, exclude []netip.Prefix) bool {
 	return ok && f.bound.others[a]
 }
 
-// reconcile makes the kernel match what the engine wants, given what it has.
+// reconcile makes the kernel match what the engine wants, given what it has, in
+// the order of [change.commit].
 func (e *Engine) reconcile(ctx context.Context, f *found) error {
+	if err := e.addHairpins(ctx, f.tables); err != nil {
+		return err
+	}
 	wanted := make(map[serverID]bool, len(e.servers))
 	extra := map[serverID][]netip.AddrPort{}
 	for _, id := range slices.SortedFunc(maps.Keys(e.servers), serverID.compare) {
@@ -65,6 +69,9 @@ func (e *Engine) reconcile(ctx context.Context, f *found) error {
 			wanted[id] = e.retired[known] != nil
 		}
 	}
+	if err := e.reconcileTables(ctx, f.tables); err != nil {
+		return err
+	}
 	want := map[netip.Addr]bool{}
 	for _, a := range slices.SortedFunc(maps.Keys(e.addresses), netip.Addr.Compare) {
 		if e.addressElements(a) == nil || !e.has(proxy.FamilyOf(a)) {
@@ -76,9 +83,6 @@ func (e *Engine) reconcile(ctx context.Context, f *found) error {
 				return err
 			}
 		}
-	}
-	if err := e.reconcileTables(ctx, f.tables); err != nil {
-		return err
 	}
 	for a := range f.bound.ours {
 		if !want[a] {
@@ -101,7 +105,50 @@ func (e *Engine) reconcile(ctx context.Context, f *found) error {
 			}
 		}
 	}
-	return nil
+	return e.removeHairpins(ctx, f.tables)
+}
+
+// addHairpins adds the elements of this node's backends to a table that packets
+// meet already. One that cannot be taken over is left to [Engine.reconcileTables].
+func (e *Engine) addHairpins(ctx context.Context, t *tables) error {
+	b := &batch{engine: e}
+	b.begin()
+	var added []elementKey
+	for k, s := range e.elements {
+		_, there := t.rules[chainKey{k.family, chainPostrouting}]
+		if _, has := t.elements[k]; k.set == setHairpin && there && !has {
+			b.put(k, s.data, false)
+			added = append(added, k)
+		}
+	}
+	err := b.commit(ctx)
+	if missing(err) || otherLayout(err) {
+		return nil
+	}
+	if err == nil {
+		for _, k := range added {
+			t.elements[k] = e.elements[k].data
+		}
+	}
+	return err
+}
+
+// removeHairpins removes the elements of backends that are not this node's.
+func (e *Engine) removeHairpins(ctx context.Context, t *tables) error {
+	b := &batch{engine: e}
+	b.begin()
+	for k := range t.elements {
+		if k.set == setHairpin && e.elements[k] == nil {
+			b.remove(k)
+		}
+	}
+	return b.commit(ctx)
+}
+
+// otherLayout reports whether the kernel says that a table of another version of
+// sluice is in the way.
+func otherLayout(err error) bool {
+	return errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBUSY)
 }
 
 // known returns a server that the kernel has with the protocol of its frontend.
@@ -141,10 +188,10 @@ func (e *Engine) reconcileServer(id serverID, f *found) ([]netip.AddrPort, error
 // reconcileTables writes all rules, and of the elements those that differ.
 func (e *Engine) reconcileTables(ctx context.Context, t *tables) error {
 	err := e.writeTables(ctx, t, false)
-	if errors.Is(err, unix.EEXIST) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EBUSY) {
-		// Another version of sluice had another layout.
+	if otherLayout(err) {
 		e.log.Warn("replacing a table that cannot be taken over", "error", err)
 		err = e.writeTables(ctx, &tables{}, true)
+		maps.DeleteFunc(t.elements, func(k elementKey, _ string) bool { return k.set == setHairpin })
 	}
 	return err
 }
@@ -171,7 +218,7 @@ func (e *Engine) writeTables(ctx context.Context, t *tables, replace bool) error
 		}
 	}
 	for k := range t.elements {
-		if _, ok := want[k]; !ok {
+		if _, ok := want[k]; !ok && k.set != setHairpin {
 			b.remove(k)
 		}
 	}
