@@ -190,6 +190,9 @@ func (e *Engine) fill(ctx context.Context, plan *proxy.Plan, attachLast bool) er
 	if err != nil {
 		return fmt.Errorf("nftables: %w", unsupported(err))
 	}
+	if _, err := e.wake(ctx); err != nil {
+		return err
+	}
 	found, err := e.list(ctx)
 	if err != nil {
 		return err

@@ -64,19 +64,6 @@ func (e *Engine) listOnce(ctx context.Context) (*listing, error) {
 	return l, nil
 }
 
-// hasTable reports whether a family has a table.
-func (e *Engine) hasTable(ctx context.Context, family proxy.Family, name string) (bool, error) {
-	m := e.batch()
-	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETTABLE, 0, nfFamily(family))
-	m.String(unix.NFTA_TABLE_NAME, name)
-	m.Finish()
-	err := e.sock.Ask(ctx, &m.Messages, func(nfnl.Message) {})
-	if missing(err) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // listElements calls each for the elements of a set; a set that is not there has
 // none.
 func (e *Engine) listElements(ctx context.Context, at place, each func(element)) error {
@@ -106,7 +93,8 @@ func (e *Engine) listRequest(at place) *batch {
 	return m
 }
 
-// listChains reads the names of all chains and a hash of each one's rules.
+// listChains reads the names of all chains and a hash of each one's policy, hook
+// and rules.
 func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing) error {
 	static := e.rules(family).static()
 	m := e.batch()
@@ -115,7 +103,7 @@ func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing
 	err := e.sock.Ask(ctx, &m.Messages, func(msg nfnl.Message) {
 		if table, name := names(msg, unix.NFTA_CHAIN_NAME); table == e.table {
 			k := chainKey{family, name}
-			l.rules[k] = 0
+			l.rules[k] = policyHash(msg)
 			if static[name] == nil {
 				l.chains = append(l.chains, k)
 			}
@@ -143,6 +131,18 @@ func (e *Engine) listChains(ctx context.Context, family proxy.Family, l *listing
 		}
 		l.rules[k] = h.Sum64()
 	})
+}
+
+// policyHash returns a hash of what packets meet of a chain besides its rules.
+func policyHash(msg nfnl.Message) uint64 {
+	h := fnv.New64a()
+	for kind, v := range nfnl.Attributes(msg.Body[4:]) {
+		switch kind {
+		case unix.NFTA_CHAIN_HOOK, unix.NFTA_CHAIN_POLICY, unix.NFTA_CHAIN_TYPE:
+			_, _ = h.Write(v)
+		}
+	}
+	return h.Sum64()
 }
 
 // names returns the table of a message, whose attribute has the same number in

@@ -113,6 +113,31 @@ func (e *LockedError) Error() string {
 // Unwrap returns what the kernel said.
 func (e *LockedError) Unwrap() error { return e.Err }
 
+// RemovedError indicates that somebody else has removed what a transaction
+// builds on: a table of ours, or something in it. The next Sync makes it again.
+type RemovedError struct {
+	What string // what the kernel did not do therefore
+	Err  error
+}
+
+// Error says what happened, and that nobody need do anything about it.
+func (e *RemovedError) Error() string {
+	return "nftables: cannot " + e.What + ": somebody else has removed the table or a part of it, which is made again: " + e.Err.Error()
+}
+
+// Unwrap returns what the kernel said.
+func (e *RemovedError) Unwrap() error { return e.Err }
+
+// removed tells what the kernel does not find from what it cannot do. The probe
+// has found all that it can do, so what it does not find was there before.
+func removed(err error) error {
+	var refused *batchError
+	if errors.Is(err, unix.ENOENT) && errors.As(err, &refused) {
+		return &RemovedError{What: refused.What, Err: refused.Err}
+	}
+	return unsupported(err)
+}
+
 // modules names the modules that something needs.
 func modules(what string) string {
 	switch {

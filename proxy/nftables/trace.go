@@ -23,6 +23,14 @@ func (e *Engine) Trace(ctx context.Context, d proxy.Decision) (proxy.Observed, e
 	e.asking.Lock()
 	defer e.asking.Unlock()
 	t := &tracer{ctx: ctx, engine: e, family: proxy.FamilyOf(d.Destination.Addr()), rules: map[string][]rule{}, toNode: d.ToNode, fromNode: d.FromNode}
+	flags, _, err := e.tableFlags(ctx, e.questions, t.family, e.table)
+	if err != nil {
+		return proxy.Observed{}, fmt.Errorf("nftables: trace: %w", unsupported(err))
+	}
+	if flags&unix.NFT_TABLE_F_DORMANT != 0 {
+		t.note("table " + e.table + ": flags dormant, so that no packet meets it")
+		return t.seen, nil
+	}
 	first, late := chainPrerouting, chainPreroutingLate
 	if d.FromNode {
 		first, late = chainOutput, chainOutputLate

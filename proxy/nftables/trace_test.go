@@ -74,6 +74,8 @@ func TestTrace(t *testing.T) {
 	w.put(service("web", nil), w.b, w.c)
 	d := proxy.Trace(w.plan, netip.MustParseAddr("10.244.1.10"), vip4Port, proxy.TCP)
 	for _, change := range []struct{ nft, want string }{
+		{"add table ip sluice { flags dormant; }", "the kernel lets it go on unchanged"},
+		{"add table ip sluice", ""},
 		{"delete element ip sluice hairpin { 10.244.1.11 . 10.244.1.11 }", ""},
 		{"add element ip sluice hairpin { 10.244.1.10 . 10.244.1.11 }", "10.244.1.11:8080: the kernel masquerades connections to it, the plan does not"},
 		{"delete element ip sluice slots { 10.96.0.10 . tcp . 80 . 1 }", "the kernel does not"},

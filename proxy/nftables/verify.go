@@ -57,7 +57,7 @@ func (e *Engine) send(ctx context.Context, m *batch) error {
 			return fmt.Errorf("nftables: a transaction of %d bytes is too much for the kernel now, the next ones have %d; more memory, and CAP_NET_ADMIN or a higher net.core.wmem_max, let them be larger: %w",
 				m.Len(), e.budget, err)
 		}
-		return unsupported(err)
+		return removed(err)
 	}
 	generation, err := e.generation(ctx)
 	if err != nil {
@@ -134,6 +134,10 @@ func (e *Engine) Verify(ctx context.Context) (bool, error) {
 // repair lists the tables and writes what differs from what we made.
 func (e *Engine) repair(ctx context.Context) (bool, error) {
 	start := time.Now()
+	dormant, err := e.wake(ctx)
+	if err != nil {
+		return false, err
+	}
 	found, err := e.list(ctx)
 	if err != nil {
 		return false, err
@@ -163,11 +167,22 @@ func (e *Engine) repair(ctx context.Context) (bool, error) {
 	}
 	e.drift.touched, e.drift.suspect, e.drift.looked, e.drift.took = false, false, start, time.Since(start)
 	e.sweepAll()
+	e.adopt(found.chains)
 	same := ranges && rules && len(c.ops) == 0
 	if same && e.drift.rules != nil {
-		return false, nil
+		return dormant, nil
 	}
-	return !same, e.write(ctx, c, false)
+	return dormant || !same, e.write(ctx, c, false)
+}
+
+// adopt has chains of others in our tables removed as garbage.
+func (e *Engine) adopt(chains []chainKey) {
+	for _, k := range chains {
+		if e.chains[k] == nil {
+			e.chains[k] = &chain{}
+			e.rested = time.Now()
+		}
+	}
 }
 
 // sameRanges reports whether the kernel has the node's networks.
