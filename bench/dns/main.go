@@ -50,6 +50,7 @@ type options struct {
 type report struct {
 	Machine string   `json:"machine"`
 	Results []result `json:"results"`
+	Memory  []memory `json:"memory,omitempty"`
 }
 
 func run(ctx context.Context) error {
@@ -59,6 +60,7 @@ func run(ctx context.Context) error {
 	only := flag.String("only", "sluice,coredns,unbound,dnsmasq", "which servers, of those that are there")
 	flag.DurationVar(&o.length, "length", 5*time.Second, "length of each measurement")
 	flag.IntVar(&o.rate, "rate", 10000, "queries a second for the latency")
+	cluster := flag.Int("memory", 10_000, "Services of the cluster with which our memory is measured; 0: it is not")
 	repeat := flag.Int("repeat", 1, "how often to measure each server, in turn")
 	flag.BoolVar(&o.verbose, "v", false, "show the logs of the servers")
 	out := flag.String("json", "", "file for the figures")
@@ -82,6 +84,14 @@ func run(ctx context.Context) error {
 			}
 			r.Results = append(r.Results, results...)
 		}
+	}
+	if *cluster > 0 {
+		m, err := measureMemory(ctx, o, *cluster)
+		if err != nil {
+			return fmt.Errorf("memory: %w", err)
+		}
+		fmt.Println(m)
+		r.Memory = append(r.Memory, m)
 	}
 	if *out == "" {
 		return nil

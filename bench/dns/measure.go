@@ -72,9 +72,10 @@ func newWorld(ctx context.Context, o options, s subject) (w *world, err error) {
 	if w.lab, err = lab.New(lab.Options{}); err != nil {
 		return nil, err
 	}
+	made := w
 	defer func() {
 		if err != nil {
-			w.close()
+			made.close()
 		}
 	}()
 	if w.dir, err = os.MkdirTemp("", "sluice-bench-"); err != nil {
@@ -91,6 +92,11 @@ func newWorld(ctx context.Context, o options, s subject) (w *world, err error) {
 	if w.upstream, err = newUpstream(w.node.Listen, w.node.ListenPacket); err != nil {
 		return nil, err
 	}
+	if s.before != nil {
+		if err := s.before(w); err != nil {
+			return nil, err
+		}
+	}
 	args, err := s.command(w.dir)
 	if err != nil {
 		return nil, err
@@ -103,15 +109,15 @@ func newWorld(ctx context.Context, o options, s subject) (w *world, err error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- w.cmd.Wait() }()
-	for deadline := time.After(30 * time.Second); ; {
-		if m, err := w.ask(serviceName(services-1), time.Second); err == nil && m.Rcode == dns.RcodeSuccess {
+	for deadline := time.After(time.Minute); ; {
+		if m, err := w.ask(s.last, time.Second); err == nil && m.Rcode == dns.RcodeSuccess {
 			return w, nil
 		}
 		select {
 		case err := <-ended:
 			return nil, fmt.Errorf("it ended: %w\n%s", err, w.logTail())
 		case <-deadline:
-			return nil, fmt.Errorf("it does not answer after 30 s\n%s", w.logTail())
+			return nil, fmt.Errorf("it does not answer after a minute\n%s", w.logTail())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

@@ -15,6 +15,8 @@ type subject struct {
 	// command writes what the server reads into a folder and returns how it is
 	// started.
 	command func(dir string) ([]string, error)
+	last    string               // a name that it knows when it is ready
+	before  func(w *world) error // prepares what the server needs; nil: nothing
 }
 
 // Where the servers answer, and the upstream for what they do not know.
@@ -32,18 +34,21 @@ func serviceIP(i int) string { return fmt.Sprintf("10.97.%d.%d", i>>8, i&255) }
 
 // subjectsOf returns the servers that are wanted and there.
 func subjectsOf(o options, wanted []string) []subject {
-	all := []subject{{"sluice", func(dir string) ([]string, error) { return sluice(o.sluice, dir) }}}
+	all := []subject{{name: "sluice", command: func(dir string) ([]string, error) { return sluice(o.sluice, dir) }}}
 	if o.coredns != "" {
-		all = append(all, subject{"coredns", func(dir string) ([]string, error) { return coredns(o.coredns, dir) }})
+		all = append(all, subject{name: "coredns", command: func(dir string) ([]string, error) { return coredns(o.coredns, dir) }})
 	}
 	for name, command := range map[string]func(path, dir string) ([]string, error){"unbound": unbound, "dnsmasq": dnsmasq} {
 		if path, err := exec.LookPath(name); err == nil {
-			all = append(all, subject{name, func(dir string) ([]string, error) { return command(path, dir) }})
+			all = append(all, subject{name: name, command: func(dir string) ([]string, error) { return command(path, dir) }})
 		} else if path, err := exec.LookPath("/usr/sbin/" + name); err == nil {
-			all = append(all, subject{name, func(dir string) ([]string, error) { return command(path, dir) }})
+			all = append(all, subject{name: name, command: func(dir string) ([]string, error) { return command(path, dir) }})
 		}
 	}
 	all = slices.DeleteFunc(all, func(s subject) bool { return !slices.Contains(wanted, s.name) })
+	for i := range all {
+		all[i].last = serviceName(services - 1)
+	}
 	slices.SortFunc(all, func(a, b subject) int { return slices.Index(wanted, a.name) - slices.Index(wanted, b.name) })
 	return all
 }
