@@ -104,53 +104,6 @@ func (e *entry) dashed() []*entry {
 	return entries
 }
 
-// endpointPointers returns the PTR records of a reverse name that lead to
-// endpoints.
-func (z *Zone) endpointPointers(e *entry) (records []byte, count int) {
-	records, count = e.get(typeEndpointPTR)
-	short, n := e.get(typeDashedPTR)
-	if n == 0 {
-		return records, count
-	}
-	label := wire.AppendLabel(make([]byte, 0, 48), Dashed(parseReverse(e.name())))
-	apex := z.apexes[0].name
-	rest := len(label) + len(svcLabel) + len(apex)
-	all := append(make([]byte, 0, len(records)+len(short)+n*rest), records...)
-	var target [wire.MaxName]byte
-	for len(short) > 0 {
-		size := wire.PackedLen(short)
-		t := append(append(target[:0], label...), short[wire.Pointer+10:size]...)
-		t = append(append(t, svcLabel...), apex...)
-		all = wire.AppendPacked(all, wire.TypePTR, z.ttl, t)
-		short = short[size:]
-	}
-	return all, count + n
-}
-
-// parseReverse reads a name that [reverseName] made.
-func parseReverse(name []byte) netip.Addr {
-	if bytes.HasSuffix(name, []byte(inAddrArpa)) {
-		var out [4]byte
-		for i := 3; i >= 0; i-- {
-			for _, c := range name[1 : 1+name[0]] {
-				out[i] = out[i]*10 + c - '0'
-			}
-			name = wire.Parent(name)
-		}
-		return netip.AddrFrom4(out)
-	}
-	var out [16]byte
-	for i := 31; i >= 0; i-- {
-		d := name[1] - '0'
-		if name[1] >= 'a' {
-			d = name[1] - 'a' + 10
-		}
-		out[i/2] |= d << (4 * (1 - i%2))
-		name = wire.Parent(name)
-	}
-	return netip.AddrFrom16(out)
-}
-
 // parseDashed reads a label that [Dashed] makes, and nothing else. It does not
 // allocate.
 func parseDashed(label []byte) (netip.Addr, bool) {

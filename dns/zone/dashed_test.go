@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,8 +28,8 @@ func TestDashed(t *testing.T) {
 			if addr.Is4In6() {
 				continue
 			}
-			if got := parseReverse(reverseName(addr)); got != addr {
-				t.Fatalf("%v: reverse name is read as %v", addr, got)
+			if got, ok := parseReverse(reverseName(addr)); !ok || got != addr {
+				t.Fatalf("%v: reverse name is read as %v, %v", addr, got, ok)
 			}
 			if got, ok := parseDashed([]byte(Dashed(addr))); !ok || got != addr {
 				t.Fatalf("%v: %q is read as %v, %v", addr, Dashed(addr), got, ok)
@@ -38,6 +39,19 @@ func TestDashed(t *testing.T) {
 	for _, bad := range []string{"", "a", "-", "--", "---", "1-2-3", "1-2-3-256", "01-2-3-4", "1-2-3-4-5", "fd00-0--1", "FD00--1", "fd00--", "1--2--3", "12345--1", "web-0", "1-2-3-x", "1-2-3-4-5-6-7-8-9"} {
 		if got, ok := parseDashed([]byte(bad)); ok && Dashed(got) != bad {
 			t.Errorf("%q is read as %v", bad, got)
+		}
+	}
+	for _, bad := range []string{
+		"in-addr.arpa", "ip6.arpa", "0.0.10.in-addr.arpa", "1.2.0.0.10.in-addr.arpa", "01.0.0.10.in-addr.arpa", "256.0.0.10.in-addr.arpa",
+		"x.0.0.10.in-addr.arpa", "1000.0.0.10.in-addr.arpa", "1.0.0.10.ip6.arpa", strings.Repeat("0.", 31) + "ip6.arpa", strings.Repeat("0.", 31) + "g.ip6.arpa",
+		strings.Repeat("0.", 8) + strings.Repeat("f.", 4) + strings.Repeat("0.", 20) + "ip6.arpa",
+	} {
+		name, err := wire.ParseName(bad)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := parseReverse(name); ok {
+			t.Errorf("%s is read as %v", bad, got)
 		}
 	}
 	label := []byte("fd00-1--5")

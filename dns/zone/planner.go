@@ -2,11 +2,12 @@ package zone
 
 import (
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 
 	"github.com/sluicenet/sluice/dns/wire"
+	"github.com/sluicenet/sluice/internal/btree"
 	"github.com/sluicenet/sluice/model"
 )
 
@@ -20,8 +21,8 @@ const typeEndpointPTR = 0xff00
 const (
 	typeDashedA    = 0xff01
 	typeDashedAAAA = 0xff02
-	// typeDashedPTR keeps the PTR records that lead to such names, with no more
-	// than the labels of the Service and its namespace in them.
+	// typeDashedPTR is of the PTR records that lead to such names, which are kept
+	// in a tree of their own; see [endpointPointer].
 	typeDashedPTR = 0xff03
 )
 
@@ -56,8 +57,8 @@ func NewPlanner(o Options) (*Planner, error) {
 	}
 	t := newTree().edit()
 	p.replace(t, &records{}, p.system(model.Empty()))
-	p.flushPointers(t)
-	p.zone = p.newZone(t.commit(), model.Empty(), uint32(p.Now().Unix()))
+	pointers := p.flushPointers(t, btree.New(pointerOrder))
+	p.zone = p.newZone(t.commit(), pointers, model.Empty(), uint32(p.Now().Unix()))
 	return p, nil
 }
 
@@ -113,14 +114,14 @@ func (p *Planner) Update(u model.Update) (*Zone, []Finding) {
 		p.replace(t, p.system(u.Old), p.system(u.New))
 	}
 
-	p.flushPointers(t)
+	pointers := p.flushPointers(t, p.zone.pointers)
 
 	serial := p.zone.serial
 	if t.changes > 0 {
 		// RFC 1982: a serial number only grows, also where the clock does not.
 		serial = max(serial+1, uint32(p.Now().Unix()))
 	}
-	p.zone = p.newZone(t.commit(), u.New, serial)
+	p.zone = p.newZone(t.commit(), pointers, u.New, serial)
 	slices.SortFunc(findings, func(a, b Finding) int { return compareKeys(a.Key, b.Key) })
 	return p.zone, findings
 }
@@ -214,16 +215,44 @@ func ofAddr(ps []pointer, addr netip.Addr) int {
 	return n
 }
 
-// flushPointers makes the changes that were noted.
-func (p *Planner) flushPointers(t *txn) {
-	for addr, c := range p.pointers {
-		p.setPointers(t, addr, c.gone, c.added)
+// flushPointers makes the changes that were noted, in the order of addresses, which
+// makes the best tree of them.
+func (p *Planner) flushPointers(t *txn, of pointerTree) pointerTree {
+	if len(p.pointers) == 0 {
+		return of
+	}
+	made := of.Txn()
+	for _, addr := range slices.SortedFunc(maps.Keys(p.pointers), netip.Addr.Compare) {
+		c := p.pointers[addr]
+		for _, x := range takeDashed(&c.gone) {
+			made.Remove(newEndpointPointer(x).key())
+			t.changes++
+		}
+		for _, x := range takeDashed(&c.added) {
+			made.Set(newEndpointPointer(x))
+			t.changes++
+		}
+		if len(c.gone)+len(c.added) > 0 {
+			p.setPointers(t, addr, c.gone, c.added)
+		}
 	}
 	if len(p.pointers) > 1024 { // a map keeps the memory of what was in it
 		p.pointers = map[netip.Addr]*pointerChange{}
-		return
+	} else {
+		clear(p.pointers)
 	}
-	clear(p.pointers)
+	return made.Commit()
+}
+
+// takeDashed takes those out of a list that lead to names made of addresses.
+func takeDashed(ps *[]pointer) (dashed []pointer) {
+	*ps = slices.DeleteFunc(*ps, func(p pointer) bool {
+		if p.typ == typeDashedPTR {
+			dashed = append(dashed, p)
+		}
+		return p.typ == typeDashedPTR
+	})
+	return dashed
 }
 
 // setPointers takes the records of gone from an address and gives it those of
@@ -356,23 +385,4 @@ func (e *entry) types() func(func(uint16, []byte) bool) {
 			s = s[n:]
 		}
 	}
-}
-
-// reverseName returns the name of an address' PTR records, under in-addr.arpa or
-// ip6.arpa (RFC 1035 §3.5, RFC 3596 §2.5).
-func reverseName(addr netip.Addr) []byte {
-	const hex = "0123456789abcdef"
-	name := make([]byte, 0, 76)
-	b := addr.AsSlice()
-	for _, c := range slices.Backward(b) {
-		if addr.Is4() {
-			name = wire.AppendLabel(name, strconv.Itoa(int(c)))
-		} else {
-			name = append(name, 1, hex[c&0xf], 1, hex[c>>4])
-		}
-	}
-	if addr.Is4() {
-		return append(name, inAddrArpa...)
-	}
-	return append(name, ip6Arpa...)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -21,6 +22,14 @@ func (z *Zone) WriteTo(w io.Writer) (int64, error) {
 	for e := range z.tree.all() {
 		entries = append(append(entries, e), e.dashed()...)
 	}
+	var last [16]byte
+	for p := range z.pointers.All() {
+		addr := netip.AddrFrom16(p.addr).Unmap()
+		if name := reverseName(addr); p.addr != last && z.tree.get(name) == nil {
+			entries = append(entries, newEntry(name, nil, 0))
+		}
+		last = p.addr
+	}
 	slices.SortFunc(entries, func(a, b *entry) int { return compareNames(a.name(), b.name()) })
 	out := &counter{w: bufio.NewWriter(w)}
 	for _, a := range z.apexes {
@@ -31,26 +40,25 @@ func (z *Zone) WriteTo(w io.Writer) (int64, error) {
 		}
 	}
 	for _, e := range entries {
-		if !e.hasSets() {
+		pointers, n := z.endpointPointers(e, e.name())
+		if _, services := e.get(wire.TypePTR); services > 0 {
+			pointers = nil
+		}
+		if !e.hasSets() && n == 0 {
 			if _, err := fmt.Fprintf(out, "; %s\n", wire.NameString(e.name())); err != nil {
 				return out.n, err
 			}
 		}
 		for typ, rrs := range e.types() {
-			if typ == typeDashedA || typ == typeDashedAAAA {
+			if typ == typeDashedA || typ == typeDashedAAAA || typ == typeEndpointPTR {
 				continue
-			}
-			if typ == typeEndpointPTR || typ == typeDashedPTR {
-				_, services := e.get(wire.TypePTR)
-				_, first := e.get(typeEndpointPTR)
-				if services > 0 || typ == typeDashedPTR && first > 0 {
-					continue
-				}
-				rrs, _ = z.endpointPointers(e)
 			}
 			if err := writeRecords(out, e.name(), rrs); err != nil {
 				return out.n, err
 			}
+		}
+		if err := writeRecords(out, e.name(), pointers); err != nil {
+			return out.n, err
 		}
 	}
 	return out.n, out.w.Flush()

@@ -16,13 +16,14 @@ const (
 
 // Zone is what the cluster's names resolve to at one moment. It never changes.
 type Zone struct {
-	tree   tree
-	apexes []apex // the cluster's, then in-addr.arpa and ip6.arpa
-	pods   PodMode
-	ttl    uint32
-	serial uint32
-	ready  bool
-	model  *model.Snapshot
+	tree     tree
+	pointers pointerTree
+	apexes   []apex // the cluster's, then in-addr.arpa and ip6.arpa
+	pods     PodMode
+	ttl      uint32
+	serial   uint32
+	ready    bool
+	model    *model.Snapshot
 }
 
 // apex is the top of a zone with its packed SOA record.
@@ -58,12 +59,12 @@ type Answer struct {
 	Reverse bool
 }
 
-func (p *Planner) newZone(t tree, s *model.Snapshot, serial uint32) *Zone {
+func (p *Planner) newZone(t tree, pointers pointerTree, s *model.Snapshot, serial uint32) *Zone {
 	kinds := []model.KindID{model.KindService, model.KindEndpointSlice, model.KindNamespace}
 	if p.Pods == PodsVerified {
 		kinds = append(kinds, model.KindPod)
 	}
-	z := &Zone{tree: t, pods: p.Pods, ttl: p.ttl, serial: serial, ready: s.Synced(kinds...), model: s}
+	z := &Zone{tree: t, pointers: pointers, pods: p.Pods, ttl: p.ttl, serial: serial, ready: s.Synced(kinds...), model: s}
 	for _, name := range p.apexes {
 		z.apexes = append(z.apexes, apex{name: name, soa: soa(name, p.ttl, serial)})
 	}
@@ -97,7 +98,8 @@ func (z *Zone) Ready() bool { return z.ready }
 // Serial returns the zone's serial number: the Unix time of its last change.
 func (z *Zone) Serial() uint32 { return z.serial }
 
-// Len returns how many names exist.
+// Len returns how many names exist, without those that are made of endpoints'
+// addresses.
 func (z *Zone) Len() int { return z.tree.size }
 
 // Lookup finds the records of a name, in wire form and lower case. It allocates
@@ -125,7 +127,7 @@ func (z *Zone) Lookup(name []byte, typ uint16) Answer {
 	case e == nil && !top.reverse && z.lookupDashed(&a, name, typ):
 	case e == nil && !top.reverse:
 		z.lookupPod(&a, name, top.name, typ)
-	case e == nil:
+	case e == nil && !z.hasPointer(name):
 		a.Status = NXDomain
 	default:
 		z.lookupEntry(&a, e, name, typ)
@@ -133,6 +135,8 @@ func (z *Zone) Lookup(name []byte, typ uint16) Answer {
 	return a
 }
 
+// lookupEntry answers for a name that exists. e is nil for the reverse name of an
+// endpoint's address that has nothing else.
 func (z *Zone) lookupEntry(a *Answer, e *entry, name []byte, typ uint16) {
 	a.Status = NoData
 	switch {
@@ -142,12 +146,16 @@ func (z *Zone) lookupEntry(a *Answer, e *entry, name []byte, typ uint16) {
 		a.Status, a.Records, a.Count = Success, a.SOA, 1
 		return
 	case typ == wire.TypePTR && a.Reverse:
-		a.Records, a.Count = e.get(wire.TypePTR)
+		if e != nil {
+			a.Records, a.Count = e.get(wire.TypePTR)
+		}
 		if a.Count > 0 { // a Service's address has one name
 			a.Records, a.Count = a.Records[:wire.PackedLen(a.Records)], 1
 		} else {
-			a.Records, a.Count = z.endpointPointers(e)
+			a.Records, a.Count = z.endpointPointers(e, name)
 		}
+	case e == nil:
+		return
 	default:
 		a.Records, a.Count = e.get(typ)
 	}
@@ -157,7 +165,7 @@ func (z *Zone) lookupEntry(a *Answer, e *entry, name []byte, typ uint16) {
 	}
 	// RFC 1034 §3.6.2: an alias answers for every type. CoreDNS makes an
 	// exception for SRV, and has clients that rely on it.
-	if typ == wire.TypeSRV {
+	if typ == wire.TypeSRV || e == nil {
 		return
 	}
 	if a.Records, a.Count = e.get(wire.TypeCNAME); a.Count > 0 {

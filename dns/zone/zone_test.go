@@ -239,7 +239,7 @@ func TestWalk(t *testing.T) {
 				t.Fatal(err)
 			}
 			z, _ := p.Update(u)
-			if diff := cmp.Diff(dump(p.Zone()), dump(plan(t, w.store, o))); diff != "" || z.Len() > 7 {
+			if diff := cmp.Diff(dump(p.Zone()), dump(plan(t, w.store, o))); diff != "" || z.Len() > 7 || z.pointers.Len() > 0 {
 				t.Errorf("%d names are left: %s", z.Len(), diff)
 			}
 		})
@@ -252,6 +252,9 @@ func dump(z *Zone) string {
 	var b strings.Builder
 	for _, e := range entries {
 		fmt.Fprintf(&b, "%s refs=%d %x\n", wire.NameString(e.name()), e.refs, e.sets())
+	}
+	for p := range z.pointers.All() {
+		fmt.Fprintf(&b, "%v %q\n", netip.AddrFrom16(p.addr), p.service.Value())
 	}
 	return b.String()
 }
