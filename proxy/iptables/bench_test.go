@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/sluicenet/sluice/internal/lab"
 	"github.com/sluicenet/sluice/model"
@@ -66,6 +67,21 @@ func BenchmarkOneEndpoint(b *testing.B) {
 			changes := p.update(b, func(tx *model.Txn) { model.EndpointSlices.Put(tx, proxytest.Slice(services/2, 10, 1+i%2)) })
 			if err := e.Apply(b.Context(), changes); err != nil {
 				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkVerify looks whether somebody has changed something, where nobody has.
+func BenchmarkVerify(b *testing.B) {
+	sizes(b, func(b *testing.B, _ *planned, e *Engine, plan *proxy.Plan, _ int) {
+		if err := e.Sync(b.Context(), plan); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			e.looks.ended = time.Now() // nor is it time for a whole look
+			if repaired, err := e.Verify(b.Context()); repaired || err != nil {
+				b.Fatal(repaired, err)
 			}
 		}
 	})

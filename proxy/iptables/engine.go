@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,17 +53,16 @@ type Engine struct {
 
 	// What the kernel has, as far as we made it. It is valid after a successful
 	// Sync, until something fails.
-	valid   bool
-	plan    *proxy.Plan
-	foreign bool // somebody else has changed something since the last look
-	looked  time.Time
-	took    time.Duration
+	valid bool
+	plan  *proxy.Plan
+	looks share // looking at all rules, without what is written for it
 }
 
 // family is what is known of one family.
 type family struct {
 	proxy.Family
 	rules *ruleset
+	found *listing // by the probe, for the first Sync
 	// printed are chains that this version of iptables prints in other words
 	// than ours.
 	printed map[ref]words
@@ -114,7 +114,7 @@ func (e *Engine) renderer(f proxy.Family, node *proxy.Node) renderer {
 
 // each calls f for every family, as [forFamilies] does.
 func (e *Engine) each(f func(*family) error) error {
-	errs := forFamilies(e.variant, func(fam proxy.Family) error {
+	errs := forFamilies(func(fam proxy.Family) error {
 		i := slices.IndexFunc(e.families, func(have *family) bool { return have.Family == fam })
 		if i < 0 {
 			return nil
@@ -131,19 +131,23 @@ func (e *Engine) each(f func(*family) error) error {
 func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
 	first := e.plan == nil
 	e.valid = false
-	if err := e.probe(ctx); err != nil {
-		return err
-	}
 	if err := checkInterfaces(plan.Node.PodInterfaces); err != nil {
 		return err
 	}
-	e.plan = plan
+	if w, ok := e.canary.sense.(*watch); ok {
+		w.deaf()
+		defer w.listen()
+	}
 	e.canary.begin()
+	e.canary.forget() // what is changed after this, the lists need not show
+	if err := e.probe(ctx); err != nil {
+		return err
+	}
+	e.plan = plan
 	if _, err := e.reconcile(ctx); err != nil {
 		return err
 	}
-	e.canary.rest()
-	e.foreign, e.valid = false, true
+	e.valid = true
 	if first {
 		// What an engine of the other variant made has had its successor now.
 		for _, c := range e.others {
@@ -151,7 +155,6 @@ func (e *Engine) Sync(ctx context.Context, plan *proxy.Plan) error {
 				e.log.Warn("cannot remove the rules of the other variant of iptables", "error", err)
 			}
 		}
-		e.canary.rest()
 	}
 	return nil
 }
@@ -167,25 +170,47 @@ func checkInterfaces(names []string) error {
 }
 
 // reconcile makes the kernel match the plan, whatever is there, and reports
-// whether that took anything.
+// whether that took anything. The canary has begun before.
 func (e *Engine) reconcile(ctx context.Context) (changed bool, err error) {
-	start := time.Now()
-	written := make([]bool, len(e.families))
+	dormant := false
+	if w, ok := e.canary.sense.(*watch); ok {
+		if dormant, err = w.wake(ctx, e.families); err != nil {
+			return dormant, err
+		}
+	}
+	if dormant {
+		e.log.Warn("somebody had made tables of iptables dormant")
+	}
+	var written atomic.Bool
+	var looking atomic.Int64
 	err = e.each(func(f *family) error {
-		found, err := list(ctx, e.kernel, f.Family)
-		if err != nil {
-			return err
+		start := time.Now()
+		found := f.found
+		if f.found = nil; found == nil {
+			var err error
+			if found, err = list(ctx, e.kernel, f.Family); err != nil {
+				return err
+			}
 		}
 		f.rules = newRuleset(e.renderer(f.Family, &e.plan.Node))
 		s := f.rules.compare(found, e.plan.Services(), f.printed)
+		// Not the writing, nor waiting for others to do that: it is no reason
+		// to look less often.
+		looking.Store(max(looking.Load(), int64(time.Since(start))))
 		if s.empty() {
 			return nil
 		}
-		written[slices.Index(e.families, f)] = true
-		return e.restore(ctx, f.Family, s.text())
+		written.Store(true)
+		return e.write(ctx, f, s)
 	})
-	e.looked, e.took = start, time.Since(start)
-	return slices.Contains(written, true), err
+	e.looks.done(time.Duration(looking.Load()))
+	e.canary.end()
+	return dormant || written.Load(), err
+}
+
+// write gives a step to iptables-restore.
+func (e *Engine) write(ctx context.Context, f *family, s *step) error {
+	return e.restore(ctx, f.Family, s.text())
 }
 
 // list reads what the kernel has of ours.
@@ -220,14 +245,12 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 		if s.empty() {
 			return nil
 		}
-		return e.restore(ctx, f.Family, s.text())
+		return e.write(ctx, f, s)
 	})
 	if err != nil {
 		return err
 	}
-	if e.canary.rest() {
-		e.foreign = true
-	}
+	e.canary.end()
 	e.valid = true
 	return nil
 }

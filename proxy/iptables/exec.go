@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +35,11 @@ type kernel interface {
 // commands is the kernel by way of a variant's programs.
 type commands struct {
 	netns    int // negative: the process's
+	legacy   bool
 	programs map[proxy.Family]programs
+	// lock has one program of the legacy variant wait for the other, which would
+	// ask for their lock only once a second.
+	lock sync.Mutex
 	// intercept stands around what changes something; nil: nothing does.
 	intercept func(do func() error) error
 }
@@ -44,7 +49,7 @@ const lockSeconds = 2
 
 func (c *commands) restore(ctx context.Context, f proxy.Family, text []byte) error {
 	do := func() error {
-		_, err := c.run(ctx, text, c.programs[f].restore, "--noflush", "--wait", strconv.Itoa(lockSeconds))
+		_, err := c.runLocked(ctx, text, c.programs[f].restore, "--noflush", "--wait", strconv.Itoa(lockSeconds))
 		return err
 	}
 	if c.intercept != nil {
@@ -63,6 +68,15 @@ func (c *commands) save(ctx context.Context, f proxy.Family, t table, counts boo
 
 func (c *commands) list(ctx context.Context, f proxy.Family, r ref) ([]byte, error) {
 	return c.run(ctx, nil, c.programs[f].tables, "--wait", strconv.Itoa(lockSeconds), "-t", r.table.String(), "-S", r.name)
+}
+
+// runLocked is run for a program that changes rules.
+func (c *commands) runLocked(ctx context.Context, in []byte, program string, args ...string) ([]byte, error) {
+	if c.legacy {
+		c.lock.Lock()
+		defer c.lock.Unlock()
+	}
+	return c.run(ctx, in, program, args...)
 }
 
 // run runs a program in the network namespace.

@@ -16,11 +16,22 @@ import (
 // connection passes, one after the other, and asks the kernel for the node's
 // addresses. A client that is remembered is not looked up.
 func (e *Engine) Trace(ctx context.Context, d proxy.Decision) (proxy.Observed, error) {
+	family := proxy.FamilyOf(d.Destination.Addr())
+	asleep := map[table]bool{}
+	for _, t := range [...]table{nat, filter} {
+		var err error
+		if asleep[t], err = e.asleep(ctx, family, t); err != nil {
+			return proxy.Observed{}, fmt.Errorf("iptables: trace: %w", err)
+		}
+	}
 	w := walker{
 		decision: d, packet: packet{source: d.Source, destination: d.Destination, protocol: strings.ToLower(d.Protocol.String())},
 		chains: map[ref][]string{},
 		list: func(r ref) ([]string, error) {
-			return e.listChain(ctx, proxy.FamilyOf(d.Destination.Addr()), r)
+			if asleep[r.table] {
+				return nil, nil // its chains are not asked
+			}
+			return e.listChain(ctx, family, r)
 		},
 	}
 	err := nfnl.InNamespace(e.netns, func() error {

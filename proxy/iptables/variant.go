@@ -49,7 +49,7 @@ var families = [...]proxy.Family{proxy.IPv4, proxy.IPv6}
 
 // lookup finds the programs of a variant. IPv6 may be missing.
 func (e *Engine) lookup(v Variant) (*commands, error) {
-	c := &commands{netns: e.netns, programs: map[proxy.Family]programs{}, intercept: e.options.Intercept}
+	c := &commands{netns: e.netns, legacy: v == Legacy, programs: map[proxy.Family]programs{}, intercept: e.options.Intercept}
 	var missing error
 	for _, f := range families {
 		base := "iptables"
@@ -204,12 +204,16 @@ func (e *Engine) probe(ctx context.Context) error {
 	if e.families != nil {
 		return nil
 	}
-	errs := forFamilies(e.variant, func(f proxy.Family) error { return e.try(ctx, f) })
+	var found [len(families)]*listing
+	errs := forFamilies(func(f proxy.Family) (err error) {
+		found[slices.Index(families[:], f)], err = e.try(ctx, f)
+		return err
+	})
 	for i, f := range families {
 		err := errs[i]
 		switch {
 		case err == nil:
-			e.families = append(e.families, &family{Family: f, printed: map[ref]words{}})
+			e.families = append(e.families, &family{Family: f, found: found[i], printed: map[ref]words{}})
 		case f == proxy.IPv4 || ctx.Err() != nil:
 			e.families = nil
 			return err
@@ -220,31 +224,25 @@ func (e *Engine) probe(ctx context.Context) error {
 	return nil
 }
 
-// forFamilies calls do for each family: at the same time in the nft variant, and
-// one after the other in the legacy variant, whose programs share a lock that the
-// second would only wait for.
-func forFamilies(v Variant, do func(proxy.Family) error) (errs [len(families)]error) {
+// forFamilies calls do for each family, at the same time.
+func forFamilies(do func(proxy.Family) error) (errs [len(families)]error) {
 	var wait sync.WaitGroup
 	for i, f := range families {
-		if v == Legacy {
-			errs[i] = do(f)
-			continue
-		}
 		wait.Go(func() { errs[i] = do(f) })
 	}
 	wait.Wait()
 	return errs
 }
 
-// try has iptables check all kinds of rules of a family.
-func (e *Engine) try(ctx context.Context, f proxy.Family) error {
+// try has iptables check all kinds of rules of a family, and list what is there.
+func (e *Engine) try(ctx context.Context, f proxy.Family) (found *listing, err error) {
 	c, ok := e.kernel.(*commands)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	p, ok := c.programs[f]
 	if !ok {
-		return &proxy.UnsupportedError{Engine: "iptables", Feature: "there is no ip6tables", Remedy: "install the package iptables", Err: exec.ErrNotFound}
+		return nil, &proxy.UnsupportedError{Engine: "iptables", Feature: "there is no ip6tables", Remedy: "install the package iptables", Err: exec.ErrNotFound}
 	}
 	addr := netip.MustParseAddr("192.0.2.1")
 	if f == proxy.IPv6 {
@@ -261,11 +259,11 @@ func (e *Engine) try(ctx context.Context, f proxy.Family) error {
 	for _, x := range s.sections()[:2] {
 		x.text(&text)
 	}
-	_, err := c.run(ctx, text.Bytes(), p.restore, "--noflush", "--test", "--wait", fmt.Sprint(lockSeconds))
+	_, err = c.runLocked(ctx, text.Bytes(), p.restore, "--noflush", "--test", "--wait", strconv.Itoa(lockSeconds))
 	if err == nil {
-		_, err = list(ctx, c, f)
+		found, err = list(ctx, c, f)
 	}
-	return unsupported(err)
+	return found, unsupported(err)
 }
 
 // unsupported turns what iptables says of something missing into an error that

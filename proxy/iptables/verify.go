@@ -6,17 +6,15 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/sluicenet/sluice/proxy"
 )
 
-// Looking at everything may take a twentieth of the time where something has
-// changed, and a fiftieth where nothing seems to have: the legacy variant does
-// not tell of a rule that took the place of another.
+// Looking at everything takes at most one part in so many of the time: where
+// somebody has changed something, and where that cannot be told.
 const (
-	lookShare = 20
-	idleShare = 50
+	lookShare   = 4
+	unsureShare = 20
 )
 
 // Verify implements [proxy.Engine]. It lists the tables if somebody may have
@@ -25,25 +23,21 @@ func (e *Engine) Verify(ctx context.Context) (bool, error) {
 	if !e.valid {
 		return false, nil
 	}
-	since := time.Since(e.looked)
-	e.foreign = e.foreign || e.canary.changed()
-	if since < lookShare*e.took || !e.foreign && (e.variant == NFT || since < idleShare*e.took) {
+	odd := e.canary.changed(true)
+	if !odd && !e.canary.unsure() || !e.looks.due(lookShare) || !odd && !e.looks.due(unsureShare) {
 		return false, nil
 	}
 	e.canary.begin()
+	e.canary.forget() // what is changed after this, the lists need not show
 	repaired, err := e.reconcile(ctx)
 	if err != nil {
 		e.valid = false
 		return false, err
 	}
 	if repaired {
-		if err := e.learn(ctx); err != nil {
-			return true, err
-		}
+		return true, e.learn(ctx)
 	}
-	e.canary.odd = false // what was there before has been looked at
-	e.foreign = e.canary.rest()
-	return repaired, nil
+	return false, nil
 }
 
 // learn finds the chains that this version of iptables prints in other words
@@ -83,29 +77,25 @@ func (e *Engine) Cleanup(ctx context.Context) error {
 
 // removeAll removes all our chains and what leads to them.
 func removeAll(ctx context.Context, c *commands) error {
-	variant := NFT
-	for _, p := range c.programs {
-		variant = variantOf(p.tables)
-	}
-	errs := forFamilies(variant, func(f proxy.Family) error {
+	errs := forFamilies(func(f proxy.Family) error {
 		if _, ok := c.programs[f]; !ok {
 			return nil
 		}
-		return remove(ctx, c, f, variant == Legacy)
+		return remove(ctx, c, f)
 	})
 	return errors.Join(errs[:]...)
 }
 
 // remove is removeAll for one family.
-func remove(ctx context.Context, c *commands, f proxy.Family, legacy bool) error {
+func remove(ctx context.Context, c *commands, f proxy.Family) error {
 	// To ask for a table of the legacy variant makes it.
 	var there map[string]bool
-	if legacy {
+	if c.legacy {
 		there = legacyTables(c.netns, f)
 	}
 	l := &listing{chains: map[ref][]string{}}
 	for _, t := range [...]table{nat, filter} {
-		if legacy && !there[t.String()] {
+		if c.legacy && !there[t.String()] {
 			continue
 		}
 		out, err := c.save(ctx, f, t, false)
