@@ -54,6 +54,10 @@ bench-proxy: build ## measure the service proxy; KUBE_PROXY=FILE measures that o
 	@hack/needs nft:nftables iptables:iptables iperf3:iperf3
 	$(GO) run ./bench/proxy -json bench-proxy.json -svg bench-proxy.svg $(if $(KUBE_PROXY),-kube-proxy $(KUBE_PROXY))
 
+bench-ipvs: build ## measure IPVS with 1,000 Services, where the kernel lacks it in a guest; KUBE_PROXY=FILE as above
+	@hack/needs ipset:ipset iperf3:iperf3
+	$(GO) run ./bench/proxy -modes ipvs -sizes 1000 -memory "" -writes 50 -rounds 3 -json bench-ipvs.json -svg bench-ipvs.svg $(if $(KUBE_PROXY),-kube-proxy $(KUBE_PROXY))
+
 bench-dns: build ## measure the DNS server beside Unbound and dnsmasq; COREDNS=FILE measures that one, too
 	@hack/needs dnsperf:dnsperf unbound:unbound dnsmasq:dnsmasq-base taskset:util-linux
 	$(GO) run ./bench/dns -json bench-dns.json $(if $(COREDNS),-coredns $(COREDNS))

@@ -46,16 +46,27 @@ func serve([]string) error {
 }
 
 // watch reads addresses, a line each, and writes for each the time at which a
-// connection to it was accepted first. It tries every half of a millisecond, for
-// a lost packet would be sent again only after a second.
-func watch([]string) error {
+// connection to it was accepted first. It begins one after the other, with a time
+// between two and a time for each, for a lost packet would be sent again only after
+// a second: EVERY TIMEOUT LIMIT.
+func watch(args []string) error {
+	if len(args) != 3 {
+		return errors.New("expected EVERY TIMEOUT LIMIT")
+	}
+	var times [3]time.Duration
+	for i := range times {
+		var err error
+		if times[i], err = time.ParseDuration(args[i]); err != nil {
+			return err
+		}
+	}
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
 		addr, err := netip.ParseAddrPort(in.Text())
 		if err != nil {
 			return err
 		}
-		at, err := firstAccepted(addr, time.Minute)
+		at, err := firstAccepted(addr, times[0], times[1], times[2])
 		if err != nil {
 			return err
 		}
@@ -66,10 +77,10 @@ func watch([]string) error {
 	return in.Err()
 }
 
-func firstAccepted(addr netip.AddrPort, limit time.Duration) (time.Time, error) {
+func firstAccepted(addr netip.AddrPort, every, timeout, limit time.Duration) (time.Time, error) {
 	won := make(chan time.Time, 1)
 	var open atomic.Int32
-	tick := time.NewTicker(500 * time.Microsecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	deadline := time.After(limit)
 	for {
@@ -86,7 +97,7 @@ func firstAccepted(addr netip.AddrPort, limit time.Duration) (time.Time, error) 
 		open.Add(1)
 		go func() {
 			defer open.Add(-1)
-			d := net.Dialer{Timeout: 50 * time.Millisecond}
+			d := net.Dialer{Timeout: timeout}
 			c, err := d.Dial("tcp4", addr.String())
 			if err != nil {
 				return

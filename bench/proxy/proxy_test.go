@@ -69,7 +69,7 @@ func TestFirstAccepted(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := firstAccepted(addr, 20*time.Millisecond); err == nil {
+	if _, err := firstAccepted(addr, time.Millisecond, 50*time.Millisecond, 20*time.Millisecond); err == nil {
 		t.Fatal("accepted by nobody")
 	}
 	type listening struct {
@@ -83,7 +83,7 @@ func TestFirstAccepted(t *testing.T) {
 		l, err := net.Listen("tcp4", addr.String())
 		open <- listening{l, since, err}
 	})
-	at, err := firstAccepted(addr, time.Minute)
+	at, err := firstAccepted(addr, time.Millisecond, 50*time.Millisecond, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,5 +94,20 @@ func TestFirstAccepted(t *testing.T) {
 	defer func() { _ = opened.Close() }()
 	if at.Before(opened.since) {
 		t.Errorf("accepted at %v, before it was opened at %v", at, opened.since)
+	}
+}
+
+func TestResults(t *testing.T) {
+	var said strings.Builder
+	var got []result
+	from := "Linux 6.1\r\n{\"proxy\":\"sluice\",\"mode\":\"ipvs\",\"services\":10,\"traffic\":{\"connections_ratio\":1}}\r\n{not ours}\r\n"
+	if err := results(strings.NewReader(from), &said, func(r result) { got = append(got, r) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 || got[0].Proxy != "sluice" || got[0].Services != 10 || !got[0].Guest || got[0].Traffic == nil {
+		t.Errorf("results are %+v", got)
+	}
+	if said.String() != "Linux 6.1\n{not ours}\n" {
+		t.Errorf("the guest said %q", said.String())
 	}
 }
