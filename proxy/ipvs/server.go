@@ -92,7 +92,7 @@ func (s *server) destinations() []netip.AddrPort {
 // schedulers are the kernel's, with whether each heeds weights.
 var schedulers = map[string]bool{
 	"rr": false, "wrr": true, "lc": false, "wlc": true, "lblc": true, "lblcr": true,
-	"sh": true, "dh": false, "sed": true, "nq": true, "mh": true,
+	"sh": true, "dh": false, "sed": true, "nq": true, "mh": true, "fo": true, "ovf": true, "twos": true,
 }
 
 // Schedulers returns the names of the schedulers that a Service can ask for.

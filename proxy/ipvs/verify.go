@@ -98,7 +98,7 @@ func (e *Engine) Verify(ctx context.Context) (bool, error) {
 }
 
 func (e *Engine) verify(ctx context.Context) (bool, error) {
-	same, err := e.sameTables(ctx)
+	same, certain, err := e.sameTables(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -120,7 +120,7 @@ func (e *Engine) verify(ctx context.Context) (bool, error) {
 			e.recompileLocal(nil)
 		}
 		if err := e.reconcile(ctx, f); err != nil {
-			return true, err
+			return certain, err
 		}
 		e.publish(maps.Keys(e.servers))
 	}
@@ -128,33 +128,35 @@ func (e *Engine) verify(ctx context.Context) (bool, error) {
 		rules := map[chainKey]uint64{}
 		for _, family := range e.families {
 			if err := listChains(ctx, e.filter, family, rules); err != nil {
-				return !same, err
+				return certain && !same, err
 			}
 		}
 		e.drift.rules = rules
 	}
 	if err := e.finishDrains(ctx, time.Now()); err != nil {
-		return !same, err
+		return certain && !same, err
 	}
-	return !same, e.collect(ctx)
+	return certain && !same, e.collect(ctx)
 }
 
-// sameTables reports whether the tables are as we made them.
-func (e *Engine) sameTables(ctx context.Context) (bool, error) {
+// sameTables reports whether the tables are as we made them. If somebody has
+// changed something before the rules were listed, whether those are is not certain,
+// and they are to be written again.
+func (e *Engine) sameTables(ctx context.Context) (same, certain bool, err error) {
 	g, err := generation(ctx, e.filter)
 	if err != nil {
-		return false, err
+		return false, true, err
 	}
 	if g != e.drift.generation {
 		e.drift.foreign, e.drift.generation = true, g
 	}
 	if !e.drift.foreign || time.Since(e.drift.looked) < lookShare*e.drift.took {
-		return true, nil
+		return true, true, nil
 	}
 	start := time.Now()
 	t, err := listTables(ctx, e.filter, e.families)
 	if err != nil {
-		return false, err
+		return false, true, err
 	}
 	e.drift.foreign, e.drift.looked, e.drift.took = false, start, time.Since(start)
 	ranges := map[elementKey]bool{}
@@ -165,7 +167,11 @@ func (e *Engine) sameTables(ctx context.Context) (bool, error) {
 			}
 		}
 	}
-	return e.drift.rules != nil && maps.Equal(t.rules, e.drift.rules) && maps.Equal(t.elements, e.allElements()) && maps.Equal(t.ranges, ranges), nil
+	same = maps.Equal(t.elements, e.allElements()) && maps.Equal(t.ranges, ranges)
+	if e.drift.rules == nil {
+		return false, !same, nil
+	}
+	return same && maps.Equal(t.rules, e.drift.rules), true, nil
 }
 
 // sameKernel reports whether servers, addresses, and the destinations of the next

@@ -304,6 +304,31 @@ func TestDrift(t *testing.T) {
 	}
 }
 
+// TestUncertain has somebody else change tables of their own before our rules were
+// listed: that is no repair. What is damaged then is.
+func TestUncertain(t *testing.T) {
+	f := newFakes()
+	e := f.engine(t, Options{})
+	w, plan := newWalker(3), (*proxy.Plan)(nil)
+	for range 40 {
+		plan = w.step(t).New
+	}
+	for _, damaged := range []bool{false, true} {
+		if err := e.Sync(t.Context(), plan); err != nil {
+			t.Fatal(err)
+		}
+		if damaged {
+			clear(f.filter.sets[place{proxy.IPv4, setAddresses}])
+		}
+		f.filter.generation++
+		e.drift.took = 0
+		if repaired, err := e.Verify(t.Context()); err != nil || repaired != damaged {
+			t.Errorf("damaged %v: verify: repaired %v, %v", damaged, repaired, err)
+		}
+		f.matches(t, plan)
+	}
+}
+
 // TestDrain takes destinations away that have connections.
 func TestDrain(t *testing.T) {
 	w, f := newWalker(3), newFakes()
