@@ -8,13 +8,16 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/sluicenet/sluice/internal/vm"
 )
 
-// How long an answer may take, and how long silence lasts before it counts.
-const (
-	patience = 5 * time.Second
-	quiet    = 100 * time.Millisecond
-)
+// quiet is how long silence lasts before it counts.
+const quiet = 100 * time.Millisecond
+
+// patience is how long an answer may take. A packet that was lost is sent again
+// within it; an emulated processor may stand still for seconds.
+var patience = map[bool]time.Duration{false: 5 * time.Second, true: 30 * time.Second}[vm.Guest()]
 
 // How many connections a probe makes: until everybody has answered at most so
 // many, for affinity so many, and to check shares so many.
