@@ -59,6 +59,20 @@ type Counter interface {
 	Count(ctx context.Context, each func(FrontendKey, Traffic)) error
 }
 
+// ByteCounter is a [Counter] that may count packets and bytes. Others count
+// connections alone.
+type ByteCounter interface {
+	Counter
+	CountsBytes() bool
+}
+
+// CountsBytes reports whether packets and bytes are counted, so that nobody takes
+// a 0 for a count.
+func CountsBytes(c Counter) bool {
+	b, ok := c.(ByteCounter)
+	return ok && b.CountsBytes()
+}
+
 // Traffic is what went through a frontend, in both directions together.
 type Traffic struct {
 	Connections, Packets, Bytes uint64

@@ -21,14 +21,14 @@ const (
 )
 
 // TrafficMetrics are the connections, packets and bytes of each Service port, as
-// far as an engine counts them. They are read when somebody asks, and only what
-// had traffic has series. It is a [prometheus.Collector].
+// far as an engine counts them: what it does not count has no series. They are
+// read when somebody asks, and only what had traffic has series. It is a [prometheus.Collector].
 type TrafficMetrics struct {
 	counter Counter
 	plan    func() *Plan
 	log     *slog.Logger
 	limit   int
-	descs   [3]*prometheus.Desc
+	descs   []*prometheus.Desc // of connections, and of packets and bytes if these are counted
 	dropped *prometheus.Desc
 
 	mu sync.Mutex // guards all below
@@ -55,9 +55,12 @@ func NewTrafficMetrics(counter Counter, plan func() *Plan, log *slog.Logger) *Tr
 	desc := func(what, help string) *prometheus.Desc {
 		return prometheus.NewDesc("sluice_proxy_service_"+what+"_total", help+" of a Service port.", labels, nil)
 	}
+	descs := []*prometheus.Desc{desc("connections", "Connections")}
+	if CountsBytes(counter) {
+		descs = append(descs, desc("packets", "Packets"), desc("bytes", "Bytes"))
+	}
 	return &TrafficMetrics{
-		counter: counter, plan: plan, log: log, limit: maxTraffic,
-		descs: [3]*prometheus.Desc{desc("connections", "Connections"), desc("packets", "Packets"), desc("bytes", "Bytes")},
+		counter: counter, plan: plan, log: log, limit: maxTraffic, descs: descs,
 		dropped: prometheus.NewDesc("sluice_proxy_service_series_left_out",
 			"Service ports with traffic that have no series, for there are too many.", nil, nil),
 		seen: map[FrontendKey]Traffic{}, sums: map[trafficKey]Traffic{},
@@ -86,8 +89,9 @@ func (m *TrafficMetrics) Collect(ch chan<- prometheus.Metric) {
 		m.read = time.Now()
 	}
 	for key, t := range m.sums {
-		for i, v := range [3]uint64{t.Connections, t.Packets, t.Bytes} {
-			ch <- prometheus.MustNewConstMetric(m.descs[i], prometheus.CounterValue, float64(v),
+		counts := [...]uint64{t.Connections, t.Packets, t.Bytes}
+		for i, d := range m.descs {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(counts[i]),
 				key.namespace, key.service, strconv.Itoa(int(key.port)), key.protocol.String(), frontendLabels[key.kind])
 		}
 	}

@@ -20,7 +20,10 @@ type fakeCounter struct {
 	counts map[FrontendKey]Traffic
 	calls  int
 	fail   error
+	bytes  bool
 }
+
+func (c *fakeCounter) CountsBytes() bool { return c.bytes }
 
 func (c *fakeCounter) Count(_ context.Context, each func(FrontendKey, Traffic)) error {
 	c.calls++
@@ -49,7 +52,7 @@ func TestTraffic(t *testing.T) {
 		port := current.Service(model.Name{Namespace: "default", Name: "web"}).Ports[0]
 		key := func(addr netip.Addr) FrontendKey { return FrontendKey{addr, port.Family, port.Protocol, port.Port} }
 		vip := port.Frontends[0].Addr
-		counter := &fakeCounter{counts: map[FrontendKey]Traffic{
+		counter := &fakeCounter{bytes: true, counts: map[FrontendKey]Traffic{
 			key(vip): {1, 10, 1000}, key(external[0]): {2, 20, 2000}, key(external[1]): {3, 30, 3000},
 			key(netip.MustParseAddr("203.0.113.1")): {9, 9, 9}, // not in the plan any more
 		}}
@@ -93,4 +96,28 @@ sluice_proxy_service_bytes_total{frontend="ExternalIP",namespace="default",port=
 			t.Error(problems, err)
 		}
 	})
+}
+
+// TestTrafficWithoutBytes checks that there is no series of what nobody counts,
+// which would be 0 for ever.
+func TestTrafficWithoutBytes(t *testing.T) {
+	store := model.NewStore()
+	watch := store.Watch()
+	store.Update(func(tx *model.Txn) { put(tx, web("web"), slice("web", ep(1))) })
+	up, err := watch.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := NewPlanner(Config{Node: "node1"}).Update(up).New
+	port := plan.Service(model.Name{Namespace: "default", Name: "web"}).Ports[0]
+	counter := &fakeCounter{counts: map[FrontendKey]Traffic{port.Frontends[0].Key(port): {Connections: 7}}}
+	for _, bytes := range []bool{false, true} {
+		counter.bytes = bytes
+		m := NewTrafficMetrics(counter, func() *Plan { return plan }, slog.New(slog.DiscardHandler))
+		for name, want := range map[string]bool{"connections": true, "packets": bytes, "bytes": bytes} {
+			if n := testutil.CollectAndCount(m, "sluice_proxy_service_"+name+"_total"); (n == 1) != want {
+				t.Errorf("where bytes are counted is %v: %d series of %s", bytes, n, name)
+			}
+		}
+	}
 }

@@ -36,7 +36,7 @@ func engineKinds() []engineKind {
 			name: "nftables", auto: true,
 			probe: func(context.Context, config.Proxy) error { return nftables.Probe() },
 			open: func(c config.Proxy, log *slog.Logger) (proxy.Engine, error) {
-				return opened(nftables.New(nftables.Options{MasqueradeMark: c.MasqueradeMark, Log: log}))
+				return opened(nftables.New(nftables.Options{MasqueradeMark: c.MasqueradeMark, Traffic: c.TrafficBytes, Log: log}))
 			},
 			clean: func(ctx context.Context) error {
 				e, err := nftables.New(nftables.Options{})

@@ -140,17 +140,18 @@ func (n Node) services(plan *proxy.Plan, wide bool) admin.Table {
 	if wide {
 		traffic = n.traffic()
 	}
+	countsBytes := proxy.CountsBytes(n.Counter)
 	for s := range model.Services.All(snap) {
 		key := model.Services.Key(s)
 		reports := n.Board.Get(key)
 		state, message := summary(reports)
 		planned := plan.Service(model.Name{Namespace: s.Namespace, Name: s.Name})
-		fronts, sum := frontends(planned, traffic)
+		fronts, sum := frontends(planned, traffic, countsBytes)
 		c := countEndpoints(snap, s, plan.Node.Name)
-		connections, bytes, affinity, health := "<unknown>", "<unknown>", "", ""
+		connections, bytes, affinity, health := "<unknown>", "-", "", ""
 		if traffic != nil {
 			connections = strconv.FormatUint(sum.Connections, 10)
-			if countsBytes(sum) {
+			if countsBytes {
 				bytes = strconv.FormatUint(sum.Bytes, 10)
 			}
 		}
@@ -183,7 +184,7 @@ func (n Node) services(plan *proxy.Plan, wide bool) admin.Table {
 }
 
 // frontends lists where a Service answers, and sums up what was counted.
-func frontends(s *proxy.Service, traffic map[proxy.FrontendKey]proxy.Traffic) (out []frontend, sum proxy.Traffic) {
+func frontends(s *proxy.Service, traffic map[proxy.FrontendKey]proxy.Traffic, countsBytes bool) (out []frontend, sum proxy.Traffic) {
 	if s == nil {
 		return nil, sum
 	}
@@ -200,7 +201,7 @@ func frontends(s *proxy.Service, traffic map[proxy.FrontendKey]proxy.Traffic) (o
 			if traffic != nil {
 				t := traffic[f.Key(p)]
 				one.Connections = &t.Connections
-				if countsBytes(t) {
+				if countsBytes {
 					one.Packets, one.Bytes = &t.Packets, &t.Bytes
 				}
 				sum.Connections, sum.Bytes = sum.Connections+t.Connections, sum.Bytes+t.Bytes
@@ -210,10 +211,6 @@ func frontends(s *proxy.Service, traffic map[proxy.FrontendKey]proxy.Traffic) (o
 	}
 	return out, sum
 }
-
-// countsBytes reports whether an engine that counted these counts bytes, too:
-// each connection has some.
-func countsBytes(t proxy.Traffic) bool { return t.Connections == 0 || t.Bytes > 0 }
 
 // shortDuration leaves out the parts of a duration that are 0.
 func shortDuration(d time.Duration) string {

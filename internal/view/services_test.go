@@ -52,6 +52,11 @@ func (c counter) Count(_ context.Context, each func(proxy.FrontendKey, proxy.Tra
 	return c.err
 }
 
+func (c counter) CountsBytes() bool { return true }
+
+// connectionCounter counts connections alone.
+type connectionCounter struct{ proxy.Counter }
+
 // nodeWorld has a Service of each sort, on the node n1.
 func nodeWorld() (*model.Store, *status.Board) {
 	store, board := model.NewStore(), status.NewBoard()
@@ -169,6 +174,38 @@ func TestNobodyCounts(t *testing.T) {
 		Node{Store: store, Board: board, Plan: func() *proxy.Plan { return &proxy.Plan{} }, Counter: c}.Put(server)
 		if got := show(t, server.Wide["services"](), "wide"); !strings.Contains(got, "<unknown>") {
 			t.Errorf("counter %v:\n%s", c, got)
+		}
+	}
+}
+
+// TestCountsConnectionsAlone proves that bytes which nobody counts are not shown as 0.
+func TestCountsConnectionsAlone(t *testing.T) {
+	store, board := nodeWorld()
+	watch := store.Watch()
+	defer watch.Stop()
+	up, err := watch.Next(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := proxy.NewPlanner(proxy.Config{Node: "n1"}).Update(up).New
+	for _, c := range []struct {
+		proxy.Counter
+		bytes string
+	}{{counter{}, "7500"}, {connectionCounter{counter{}}, "-"}} {
+		server := &admin.Server{Tables: Tables(store, board, nil)}
+		Node{Store: store, Board: board, Plan: func() *proxy.Plan { return plan }, Counter: c.Counter}.Put(server)
+		table, err := admin.Select(server.Wide["services"](), "default", []string{"web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, column := range table.Columns {
+			got, want := table.Rows[0].Cells[i], map[string]string{"CONNECTIONS": "8", "BYTES": c.bytes}[column.Name]
+			if want != "" && got != want {
+				t.Errorf("%T: %s is %q, want %q", c.Counter, column.Name, got, want)
+			}
+		}
+		if text := show(t, table, "yaml"); strings.Contains(text, "bytes:") != (c.bytes != "-") {
+			t.Errorf("%T:\n%s", c.Counter, text)
 		}
 	}
 }

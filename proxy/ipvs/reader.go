@@ -87,6 +87,9 @@ const (
 	attrBytesOut    = 5
 )
 
+// CountsBytes implements [proxy.ByteCounter]: IPVS always counts them.
+func (e *Engine) CountsBytes() bool { return true }
+
 // Count implements [proxy.Counter]. The kernel adds up what its processors counted
 // every two seconds.
 func (e *Engine) Count(ctx context.Context, each func(proxy.FrontendKey, proxy.Traffic)) error {

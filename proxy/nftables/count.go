@@ -127,6 +127,9 @@ func (e *Engine) Count(ctx context.Context, each func(proxy.FrontendKey, proxy.T
 	return nil
 }
 
+// CountsBytes implements [proxy.ByteCounter].
+func (e *Engine) CountsBytes() bool { return e.traffic }
+
 // frontendKey reads the key of an element that finds a frontend.
 func frontendKey(at place, key string) (proxy.FrontendKey, bool) {
 	k := proxy.FrontendKey{Family: at.family}
@@ -145,4 +148,4 @@ func frontendKey(at place, key string) (proxy.FrontendKey, bool) {
 	return k, true
 }
 
-var _ proxy.Counter = (*Engine)(nil)
+var _ proxy.ByteCounter = (*Engine)(nil)

@@ -24,9 +24,8 @@ type Options struct {
 	// masquerade; 0: 0x4000, kube-proxy's default.
 	MasqueradeMark uint32
 	// Traffic counts the packets and bytes of whole connections for each frontend,
-	// too, at the price of two look-ups for every packet at each hook, which
-	// BenchmarkTraffic measures: more than a tenth of the processor time of short
-	// connections, a third of that of bulk data. Connections always count.
+	// too, at the price of a look-up for every packet of theirs, which
+	// BenchmarkTraffic measures. Connections always count.
 	Traffic bool
 	// Intercept, if not nil, is called for every transaction, which is done by
 	// do. It may fail that, in tests.

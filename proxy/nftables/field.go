@@ -86,6 +86,22 @@ func (f field) load(family proxy.Family, register uint32, slots span) expr.Any {
 	return &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: register}
 }
 
+// original returns the expression that loads what the field was in the first
+// packet of the connection, as its sender sent it, whatever packet this is.
+func (f field) original(family proxy.Family, register uint32) expr.Any {
+	switch f {
+	case daddr:
+		key := expr.CtKey(unix.NFT_CT_DST_IP)
+		if family == proxy.IPv6 {
+			key = unix.NFT_CT_DST_IP6
+		}
+		return &expr.Ct{Key: key, Register: register}
+	case dport:
+		return &expr.Ct{Key: expr.CtKeyPROTODST, Register: register}
+	}
+	return f.load(family, register, span{})
+}
+
 // span is a range of slots' numbers.
 type span struct{ from, count int }
 

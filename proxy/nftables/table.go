@@ -18,6 +18,9 @@ const (
 	spareName = "sluice-next"
 )
 
+// nfAccept is NF_ACCEPT, the verdict of a chain that says nothing.
+const nfAccept = 1
+
 // batch is messages about one table.
 type batch struct {
 	nfnl.Messages
@@ -47,8 +50,8 @@ type hook struct {
 // is looked at after everybody's dstnat, for other service proxies on the node
 // have addresses of the same ranges.
 //
-// Packets are counted before their destination is translated, and answers after
-// their source has been.
+// Packets are counted where they come in or are made, behind translation: at hooks
+// that are passed through anyway, for the first chain at a hook costs most.
 var baseChains = []struct {
 	name string
 	hook hook
@@ -58,10 +61,8 @@ var baseChains = []struct {
 	{chainPreroutingLate, hook{unix.NF_INET_PRE_ROUTING, -90, "nat"}},
 	{chainOutputLate, hook{unix.NF_INET_LOCAL_OUT, -90, "nat"}},
 	{chainPostrouting, hook{unix.NF_INET_POST_ROUTING, 100, "nat"}},
-	{chainTraffic + "prerouting", hook{unix.NF_INET_PRE_ROUTING, -150, "filter"}},
-	{chainTraffic + "output", hook{unix.NF_INET_LOCAL_OUT, -150, "filter"}},
-	{chainTraffic + "input", hook{unix.NF_INET_LOCAL_IN, 110, "filter"}},
-	{chainTraffic + "postrouting", hook{unix.NF_INET_POST_ROUTING, 110, "filter"}},
+	{chainTraffic + "prerouting", hook{unix.NF_INET_PRE_ROUTING, -80, "filter"}},
+	{chainTraffic + "output", hook{unix.NF_INET_LOCAL_OUT, -80, "filter"}},
 }
 
 // optional reports whether a base chain is there only where packets are counted.
@@ -90,6 +91,7 @@ func addChain(m *batch, family proxy.Family, name string, at *hook) {
 		m.Uint32(unix.NFTA_HOOK_HOOKNUM, at.number)
 		m.Uint32(unix.NFTA_HOOK_PRIORITY, uint32(at.priority))
 		m.End(h)
+		m.Uint32(unix.NFTA_CHAIN_POLICY, nfAccept)
 		m.String(unix.NFTA_CHAIN_TYPE, at.kind)
 	}
 	m.Finish()
@@ -112,6 +114,10 @@ func setRules(m *batch, family proxy.Family, chain string, list []rule) error {
 		m.String(unix.NFTA_RULE_CHAIN, chain)
 		all := m.Nest(unix.NFTA_RULE_EXPRESSIONS)
 		for _, e := range r {
+			if ct, ok := e.(*expr.Ct); ok {
+				putTracked(m, ct)
+				continue
+			}
 			b, err := expr.Marshal(nfFamily(family), e)
 			if err != nil {
 				return fmt.Errorf("nftables: rule of chain %s: %w", chain, err)
@@ -122,6 +128,22 @@ func setRules(m *batch, family proxy.Family, chain string, list []rule) error {
 		m.Finish()
 	}
 	return nil
+}
+
+// putTracked appends an expression that loads what connection tracking knows. The
+// library leaves out the direction of addresses with a family, and nft aborts on
+// those without one, whose length it does not know.
+func putTracked(m *batch, x *expr.Ct) {
+	item := m.Nest(unix.NFTA_LIST_ELEM)
+	m.String(unix.NFTA_EXPR_NAME, "ct")
+	data := m.Nest(unix.NFTA_EXPR_DATA)
+	m.Uint32(unix.NFTA_CT_KEY, uint32(x.Key))
+	m.Uint32(unix.NFTA_CT_DREG, x.Register)
+	if x.Key != expr.CtKeySTATUS {
+		m.Bytes(unix.NFTA_CT_DIRECTION, []byte{byte(x.Direction)})
+	}
+	m.End(data)
+	m.End(item)
 }
 
 func flushRules(m *batch, family proxy.Family, chain string) {

@@ -91,7 +91,7 @@ func (w *world) pods() []*lab.Pod { return []*lab.Pod{w.a, w.b, w.c} }
 
 func (w *world) newEngine() *Engine {
 	w.t.Helper()
-	e, err := New(Options{NetNS: w.node1.FD(), Log: testLog(w.t)})
+	e, err := New(Options{NetNS: w.node1.FD(), Traffic: true, Log: testLog(w.t)})
 	w.must(err)
 	w.t.Cleanup(func() { _ = e.Close() })
 	return e
