@@ -82,7 +82,7 @@ func run(ctx context.Context) error {
 	var o options
 	flag.StringVar(&o.sluice, "sluice", "bin/sluice", "the binary to measure")
 	flag.StringVar(&o.kubeProxy, "kube-proxy", "", "a kube-proxy to measure beside it")
-	modes := flag.String("modes", "nftables,iptables", "modes of sluice, and of kube-proxy if it is given")
+	modes := flag.String("modes", "nftables,iptables", "modes of sluice, and of kube-proxy if it is given; nftables+bytes counts the bytes of Services, too")
 	sizes := flag.String("sizes", "1000,10000,40000", "numbers of Services; empty: none")
 	flag.IntVar(&o.peerSize, "kube-proxy-size", 10000, "the largest number of Services for kube-proxy")
 	memory := flag.String("memory", "30000x4", "Services x endpoints to measure memory with; empty: not")

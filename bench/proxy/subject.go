@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"github.com/sluicenet/sluice/internal/lab"
 )
@@ -12,10 +14,13 @@ import (
 // subject is a service proxy in one of its modes.
 type subject struct {
 	name string // "sluice" or "kube-proxy"
-	mode string
-	peer bool // not ours
+	mode string // of ours, with "+bytes" if it counts the bytes of Services
+	peer bool   // not ours
 	path string
 }
+
+// bytesToo is what modes end in that count the packets and bytes of each Service.
+const bytesToo = "+bytes"
 
 func (s subject) String() string { return s.name + " " + s.mode }
 
@@ -23,7 +28,7 @@ func subjectsOf(o options, modes []string) []subject {
 	var out []subject
 	for _, mode := range modes {
 		out = append(out, subject{"sluice", mode, false, o.sluice})
-		if o.kubeProxy != "" {
+		if o.kubeProxy != "" && !strings.HasSuffix(mode, bytesToo) {
 			out = append(out, subject{"kube-proxy", mode, true, o.kubeProxy})
 		}
 	}
@@ -66,7 +71,8 @@ func (s subject) start(ctx context.Context, node *lab.Node, dir string, log *os.
 	}
 	args := []string{
 		"node", "--kubeconfig", config, "--node-name", node.Name(), "--socket", filepath.Join(dir, "sluice.sock"),
-		"--metrics", metricsAddress, "--dns-listen", "", "--proxy-mode", s.mode,
+		"--metrics", metricsAddress, "--dns-listen", "", "--proxy-mode", strings.TrimSuffix(s.mode, bytesToo),
+		"--proxy-traffic-bytes=" + strconv.FormatBool(strings.HasSuffix(s.mode, bytesToo)),
 		"--proxy-cluster-cidrs", "10.244.0.0/16", "--proxy-service-cidrs", "10.96.0.0/12",
 	}
 	if s.peer {
