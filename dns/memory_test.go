@@ -102,7 +102,7 @@ func TestMemory(t *testing.T) {
 	if got := afterModel - start; got > 32<<20 {
 		t.Errorf("model takes %.1f MiB", mib(got))
 	}
-	if got := afterZone - afterModel; got > 16<<20 {
+	if got := afterZone - afterModel; got > 15<<20 {
 		t.Errorf("zone takes %.1f MiB", mib(got))
 	}
 	runtime.KeepAlive(store)

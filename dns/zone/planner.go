@@ -2,7 +2,6 @@ package zone
 
 import (
 	"encoding/binary"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -43,6 +42,9 @@ type Planner struct {
 	zone *Zone
 	// pointers are the changes of PTR records that are noted and not yet made.
 	pointers map[netip.Addr]*pointerChange
+	// endpoints is where those that lead to names made of addresses are changed.
+	endpoints *pointerTxn
+	shared    *string // the Service of the last that was added
 }
 
 // NewPlanner returns a planner whose zone is not ready before the first update.
@@ -56,9 +58,10 @@ func NewPlanner(o Options) (*Planner, error) {
 		pointers: map[netip.Addr]*pointerChange{},
 	}
 	t := newTree().edit()
+	p.endpoints = btree.New(pointerOrder).Txn()
 	p.replace(t, &records{}, p.system(model.Empty()))
-	pointers := p.flushPointers(t, btree.New(pointerOrder))
-	p.zone = p.newZone(t.commit(), pointers, model.Empty(), uint32(p.Now().Unix()))
+	p.flushPointers(t)
+	p.zone = p.newZone(t.commit(), p.endpoints.Commit(), model.Empty(), uint32(p.Now().Unix()))
 	return p, nil
 }
 
@@ -89,6 +92,7 @@ func (p *Planner) Update(u model.Update) (*Zone, []Finding) {
 	}
 
 	t := p.zone.tree.edit()
+	p.endpoints = p.zone.pointers.Txn()
 	var findings []Finding
 	for name := range services {
 		before, after := p.service(u.Old, name), p.service(u.New, name)
@@ -114,14 +118,14 @@ func (p *Planner) Update(u model.Update) (*Zone, []Finding) {
 		p.replace(t, p.system(u.Old), p.system(u.New))
 	}
 
-	pointers := p.flushPointers(t, p.zone.pointers)
+	p.flushPointers(t)
 
 	serial := p.zone.serial
 	if t.changes > 0 {
 		// RFC 1982: a serial number only grows, also where the clock does not.
 		serial = max(serial+1, uint32(p.Now().Unix()))
 	}
-	p.zone = p.newZone(t.commit(), pointers, u.New, serial)
+	p.zone = p.newZone(t.commit(), p.endpoints.Commit(), u.New, serial)
 	slices.SortFunc(findings, func(a, b Finding) int { return compareKeys(a.Key, b.Key) })
 	return p.zone, findings
 }
@@ -167,7 +171,7 @@ func (p *Planner) replace(t *txn, before, after *records) {
 			p.set(t, []byte(name), packSets(now), true)
 		}
 	}
-	p.replacePointers(before.pointers, after.pointers)
+	p.replacePointers(t, before.pointers, after.pointers)
 	for _, name := range before.holds {
 		if !slices.Contains(after.holds, name) {
 			p.release(t, []byte(name))
@@ -181,8 +185,9 @@ type pointerChange struct{ gone, added []pointer }
 
 // replacePointers notes the change of the PTR records that one object asks for.
 // Others may ask for some of the same addresses, so theirs are kept; and all
-// changes of an address are made at once, for thousands of Services may have it.
-func (p *Planner) replacePointers(before, after []pointer) {
+// changes of an address are made at once, for thousands of Services may have it. Those
+// that lead to names made of addresses are made now: each is an entry by itself.
+func (p *Planner) replacePointers(t *txn, before, after []pointer) {
 	for len(before) > 0 || len(after) > 0 {
 		var addr netip.Addr
 		switch {
@@ -194,16 +199,44 @@ func (p *Planner) replacePointers(before, after []pointer) {
 			addr = after[0].addr
 		}
 		i, j := ofAddr(before, addr), ofAddr(after, addr)
-		if !slices.Equal(before[:i], after[:j]) {
-			c := p.pointers[addr]
-			if c == nil {
-				c = &pointerChange{}
-				p.pointers[addr] = c
-			}
-			c.gone, c.added = append(c.gone, before[:i]...), append(c.added, after[:j]...)
+		if gone, added := before[:i], after[:j]; !slices.Equal(gone, added) {
+			gone, added = p.replaceDashed(t, gone, added)
+			p.note(addr, gone, added)
 		}
 		before, after = before[i:], after[j:]
 	}
+}
+
+func (p *Planner) note(addr netip.Addr, gone, added []pointer) {
+	if len(gone)+len(added) == 0 {
+		return
+	}
+	c := p.pointers[addr]
+	if c == nil {
+		c = &pointerChange{}
+		p.pointers[addr] = c
+	}
+	c.gone, c.added = append(c.gone, gone...), append(c.added, added...)
+}
+
+// replaceDashed changes the endpoint pointers of an address, which come last, and
+// returns the other ones.
+func (p *Planner) replaceDashed(t *txn, gone, added []pointer) (restGone, restAdded []pointer) {
+	for ; len(gone) > 0 && gone[len(gone)-1].typ == typeDashedPTR; gone = gone[:len(gone)-1] {
+		last := gone[len(gone)-1]
+		p.endpoints.Remove(pointerKey{last.addr.As16(), last.target})
+		t.changes++
+	}
+	for ; len(added) > 0 && added[len(added)-1].typ == typeDashedPTR; added = added[:len(added)-1] {
+		last := added[len(added)-1]
+		if p.shared == nil || *p.shared != last.target {
+			shared := last.target // without the rest of it
+			p.shared = &shared
+		}
+		p.endpoints.Set(endpointPointer{last.addr.As16(), p.shared})
+		t.changes++
+	}
+	return gone, added
 }
 
 // ofAddr returns how many of the sorted pointers are of addr, which none precedes.
@@ -215,44 +248,16 @@ func ofAddr(ps []pointer, addr netip.Addr) int {
 	return n
 }
 
-// flushPointers makes the changes that were noted, in the order of addresses, which
-// makes the best tree of them.
-func (p *Planner) flushPointers(t *txn, of pointerTree) pointerTree {
-	if len(p.pointers) == 0 {
-		return of
-	}
-	made := of.Txn()
-	for _, addr := range slices.SortedFunc(maps.Keys(p.pointers), netip.Addr.Compare) {
-		c := p.pointers[addr]
-		for _, x := range takeDashed(&c.gone) {
-			made.Remove(newEndpointPointer(x).key())
-			t.changes++
-		}
-		for _, x := range takeDashed(&c.added) {
-			made.Set(newEndpointPointer(x))
-			t.changes++
-		}
-		if len(c.gone)+len(c.added) > 0 {
-			p.setPointers(t, addr, c.gone, c.added)
-		}
+// flushPointers makes the changes that were noted.
+func (p *Planner) flushPointers(t *txn) {
+	for addr, c := range p.pointers {
+		p.setPointers(t, addr, c.gone, c.added)
 	}
 	if len(p.pointers) > 1024 { // a map keeps the memory of what was in it
 		p.pointers = map[netip.Addr]*pointerChange{}
-	} else {
-		clear(p.pointers)
+		return
 	}
-	return made.Commit()
-}
-
-// takeDashed takes those out of a list that lead to names made of addresses.
-func takeDashed(ps *[]pointer) (dashed []pointer) {
-	*ps = slices.DeleteFunc(*ps, func(p pointer) bool {
-		if p.typ == typeDashedPTR {
-			dashed = append(dashed, p)
-		}
-		return p.typ == typeDashedPTR
-	})
-	return dashed
+	clear(p.pointers)
 }
 
 // setPointers takes the records of gone from an address and gives it those of

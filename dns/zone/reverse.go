@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unique"
 
 	"github.com/sluicenet/sluice/dns/wire"
 	"github.com/sluicenet/sluice/internal/btree"
@@ -78,13 +77,9 @@ func parseReverse4(labels []byte) (netip.Addr, bool) {
 // other records: some 30 octets each instead of some 130.
 type endpointPointer struct {
 	addr [16]byte
-	// service is the labels of the Service and of its namespace, once for all of
-	// its endpoints.
-	service unique.Handle[string]
-}
-
-func newEndpointPointer(p pointer) endpointPointer {
-	return endpointPointer{p.addr.As16(), unique.Make(p.target)}
+	// service is the labels of the Service and of its namespace, which the endpoints
+	// share that were added at once.
+	service *string
 }
 
 // pointerKey is what endpoint pointers are ordered by.
@@ -93,7 +88,7 @@ type pointerKey struct {
 	service string
 }
 
-func (p endpointPointer) key() pointerKey { return pointerKey{p.addr, p.service.Value()} }
+func (p endpointPointer) key() pointerKey { return pointerKey{p.addr, *p.service} }
 
 type (
 	pointerTree = btree.Tree[pointerKey, endpointPointer]
@@ -139,7 +134,7 @@ func (z *Zone) endpointPointers(e *entry, name []byte) (records []byte, count in
 			label = wire.AppendLabel(make([]byte, 0, 48), Dashed(addr))
 			records = slices.Clip(records) // the entry's
 		}
-		t := append(append(target[:0], label...), p.service.Value()...)
+		t := append(append(target[:0], label...), *p.service...)
 		t = append(append(t, svcLabel...), z.apexes[0].name...)
 		records = wire.AppendPacked(records, wire.TypePTR, z.ttl, t)
 		count++

@@ -254,7 +254,7 @@ func dump(z *Zone) string {
 		fmt.Fprintf(&b, "%s refs=%d %x\n", wire.NameString(e.name()), e.refs, e.sets())
 	}
 	for p := range z.pointers.All() {
-		fmt.Fprintf(&b, "%v %q\n", netip.AddrFrom16(p.addr), p.service.Value())
+		fmt.Fprintf(&b, "%v %q\n", netip.AddrFrom16(p.addr), *p.service)
 	}
 	return b.String()
 }
