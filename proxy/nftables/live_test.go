@@ -325,6 +325,7 @@ func TestListing(t *testing.T) {
 	if !strings.Contains(first, "elements") || !strings.Contains(w.nft("-j", "list", "ruleset"), `"numgen"`) {
 		t.Errorf("nft prints\n%s", first)
 	}
+	w.reloadJSON()
 	file := t.TempDir() + "/ruleset"
 	w.must(os.WriteFile(file, []byte("flush ruleset\n"+first), 0o600))
 	w.nft("-f", file)
