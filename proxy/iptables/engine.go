@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/proxy"
@@ -49,7 +50,10 @@ type Engine struct {
 	others   []*commands
 	families []*family
 	canary   *canary
-	counts   countCache
+	// programs are those of the variant, for what anybody may ask at any time.
+	programs   *commands
+	counts     counters
+	ruleCounts [len(families)]ruleCounts
 
 	// What the kernel has, as far as we made it. It is valid after a successful
 	// Sync, until something fails.
@@ -95,6 +99,7 @@ func New(o Options) (*Engine, error) {
 
 // Close implements [proxy.Engine].
 func (e *Engine) Close() error {
+	e.counts.stop()
 	if e.canary != nil {
 		e.canary.close()
 	}
@@ -197,10 +202,9 @@ func (e *Engine) reconcile(ctx context.Context) (changed bool, err error) {
 		// Not the writing, nor waiting for others to do that: it is no reason
 		// to look less often.
 		looking.Store(max(looking.Load(), int64(time.Since(start))))
-		if s.empty() {
-			return nil
+		if !s.empty() {
+			written.Store(true)
 		}
-		written.Store(true)
 		return e.write(ctx, f, s)
 	})
 	e.looks.done(time.Duration(looking.Load()))
@@ -210,7 +214,21 @@ func (e *Engine) reconcile(ctx context.Context) (changed bool, err error) {
 
 // write gives a step to iptables-restore.
 func (e *Engine) write(ctx context.Context, f *family, s *step) error {
-	return e.restore(ctx, f.Family, s.text())
+	c := &e.ruleCounts[slices.Index(families[:], f.Family)]
+	var wrote [2]int
+	if !s.empty() {
+		text := s.text()
+		if err := e.restore(ctx, f.Family, text); err != nil {
+			return err
+		}
+		wrote = rulesIn(text)
+	}
+	for t, n := range f.rules.size() {
+		c.total[t].Store(int64(n))
+		c.last[t].Store(int64(wrote[t]))
+	}
+	c.known.Store(true)
+	return nil
 }
 
 // list reads what the kernel has of ours.
@@ -241,11 +259,7 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 	e.plan = changes.New
 	e.canary.begin()
 	err := e.each(func(f *family) error {
-		s := e.change(f, old, changes)
-		if s.empty() {
-			return nil
-		}
-		return e.write(ctx, f, s)
+		return e.write(ctx, f, e.change(f, old, changes))
 	})
 	if err != nil {
 		return err
@@ -315,4 +329,6 @@ var (
 	_ proxy.Engine  = (*Engine)(nil)
 	_ proxy.Tracer  = (*Engine)(nil)
 	_ proxy.Counter = (*Engine)(nil)
+
+	_ prometheus.Collector = (*Engine)(nil)
 )

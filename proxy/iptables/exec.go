@@ -37,8 +37,8 @@ type commands struct {
 	netns    int // negative: the process's
 	legacy   bool
 	programs map[proxy.Family]programs
-	// lock has one program of the legacy variant wait for the other, which would
-	// ask for their lock only once a second.
+	// lock has one program of the legacy variant wait for the other: versions
+	// before 1.8.8 ask for the lock that they share only once a second.
 	lock sync.Mutex
 	// intercept stands around what changes something; nil: nothing does.
 	intercept func(do func() error) error

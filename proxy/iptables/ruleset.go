@@ -19,6 +19,21 @@ type use struct {
 type ruleset struct {
 	renderer
 	sets map[ref]map[string]use
+	// rules is how many rules there are of each table, without those of chains
+	// that are always there.
+	rules [2]int
+}
+
+// size returns how many rules there are of each table.
+func (s *ruleset) size() [2]int {
+	n := s.rules
+	for r, rules := range s.static() {
+		n[r.table] += len(rules)
+	}
+	for _, j := range jumps {
+		n[j.table]++
+	}
+	return n
 }
 
 func newRuleset(r renderer) *ruleset {
@@ -52,6 +67,7 @@ func (s *ruleset) begin() *delta {
 func (d *delta) remove(c contribution) {
 	for _, t := range c.chains {
 		d.old[t.name] = t.rules
+		d.rules.rules[nat] -= len(t.rules)
 	}
 	d.count(c, -1)
 }
@@ -59,6 +75,7 @@ func (d *delta) remove(c contribution) {
 func (d *delta) add(c contribution) {
 	for _, t := range c.chains {
 		d.new[t.name] = t.rules
+		d.rules.rules[nat] += len(t.rules)
 	}
 	d.count(c, 1)
 }
@@ -85,8 +102,12 @@ func (d *delta) member(t touch, by int) {
 	if _, ok := d.members[t]; !ok {
 		d.members[t] = u.count > 0
 	}
+	if u.count == 0 {
+		d.rules.rules[t.table]++
+	}
 	u.count, u.late = u.count+by, t.late
 	if u.count == 0 {
+		d.rules.rules[t.table]--
 		delete(set, t.rule)
 	} else {
 		set[t.rule] = u
@@ -170,6 +191,7 @@ func (s *ruleset) compare(found *listing, services iter.Seq[*proxy.Service], kno
 		all.count(c, 1)
 		for _, t := range c.chains {
 			chain(ref{nat, t.name}, t.rules)
+			s.rules[nat] += len(t.rules)
 		}
 	}
 	for r, rules := range s.static() {

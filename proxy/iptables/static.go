@@ -54,6 +54,9 @@ func (r *renderer) loopback() netip.Prefix {
 // sets are the chains that members are put into, and that are there without any.
 var sets = [...]ref{{nat, chainAddresses}, {nat, chainNodePorts}, {filter, chainAddresses}, {filter, chainNodePorts}, {filter, chainHealth}}
 
+// dropInvalid drops what connection tracking cannot place.
+const dropInvalid = "-m conntrack --ctstate INVALID -j DROP"
+
 // static returns the chains that depend on the node alone.
 func (r *renderer) static() map[ref][]string {
 	localDestination := func() []string {
@@ -96,7 +99,7 @@ func (r *renderer) static() map[ref][]string {
 		"-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
 	}
 	if !r.keepInvalid {
-		forward = slices.Insert(forward, 0, "-m conntrack --ctstate INVALID -j DROP")
+		forward = slices.Insert(forward, 0, dropInvalid)
 	}
 	return map[ref][]string{
 		{nat, chainServices}:   append([]string{"-j " + chainAddresses}, localDestination()...),

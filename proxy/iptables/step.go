@@ -218,6 +218,22 @@ func (s *step) text() []byte {
 	return b.Bytes()
 }
 
+// rulesIn counts the rules of each table that a text adds.
+func rulesIn(text []byte) (n [2]int) {
+	at := nat
+	for line := range bytes.Lines(text) {
+		switch {
+		case line[0] == '*' && string(bytes.TrimSpace(line[1:])) == filter.String():
+			at = filter
+		case line[0] == '*':
+			at = nat
+		case bytes.HasPrefix(line, []byte("-A ")), bytes.HasPrefix(line, []byte("-I ")):
+			n[at]++
+		}
+	}
+	return n
+}
+
 // print writes a whole ruleset as iptables-save does, with sets in an order.
 func (s *ruleset) print(b *bytes.Buffer, chains map[ref][]string) {
 	for _, t := range []table{nat, filter} {

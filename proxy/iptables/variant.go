@@ -122,7 +122,7 @@ func (e *Engine) find() error {
 		}
 		return &proxy.UnsupportedError{Engine: "iptables", Feature: feature, Remedy: "install the package iptables, version 1.6.2 or later", Err: missing}
 	}
-	e.kernel = c
+	e.kernel, e.programs = c, c
 	for v, o := range all {
 		if v != e.variant {
 			e.others = append(e.others, o)
