@@ -198,6 +198,30 @@ func TestFirstFlowsFail(t *testing.T) {
 	})
 }
 
+// TestCleanupFailures checks that a failure to verify, which also cleans up, is
+// counted by the name that kube-proxy has for it in its nftables mode alone.
+func TestCleanupFailures(t *testing.T) {
+	const name = "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total"
+	for engine, want := range map[string]int{"nftables": 2, "iptables": 0} { // families
+		synctest.Test(t, func(t *testing.T) {
+			metrics := NewMetrics().For(engine)
+			r := start(t, Options{Metrics: metrics})
+			r.update(web("web"), slice("web", ep(1)))
+			r.synced()
+			if n := testutil.CollectAndCount(metrics, name); n != 0 {
+				t.Errorf("%s: %d families before any failure", engine, n)
+			}
+			r.engine.set(errors.New("no"), true)
+			time.Sleep(4 * time.Second) // within that it verifies
+			r.engine.set(nil, false)
+			if n := testutil.CollectAndCount(metrics, name); n != want {
+				t.Errorf("%s: failures of %d families, want %d", engine, n, want)
+			}
+			r.stop()
+		})
+	}
+}
+
 // TestKubeMetrics checks the metrics that dashboards of kube-proxy read.
 func TestKubeMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

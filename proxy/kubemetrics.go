@@ -29,6 +29,9 @@ type kubeMetrics struct {
 	// failures of the engine and, in iptables, of steps after which all is
 	// programmed; nil where kube-proxy's mode has no such metric.
 	failures, partialFailures *prometheus.CounterVec
+	// cleanups are failures to finish what was put off, which is removing what
+	// nothing points at any more; nil likewise.
+	cleanups *prometheus.CounterVec
 
 	// triggered are the times of what is not in force yet. Like all that
 	// follows, only Run's goroutine touches it.
@@ -97,6 +100,7 @@ func (m *kubeMetrics) forEngine(name string) {
 	switch name {
 	case "nftables":
 		m.failures = familyCounter("sync_proxy_rules_nftables_sync_failures_total", "Failures to program the kernel.")
+		m.cleanups = familyCounter("sync_proxy_rules_nftables_cleanup_failures_total", "Failures to verify the rules and to remove what is not used any more.")
 	case "iptables":
 		m.failures = familyCounter("sync_proxy_rules_iptables_restore_failures_total", "Failures to program the kernel.")
 		m.partialFailures = familyCounter("sync_proxy_rules_iptables_partial_restore_failures_total",
@@ -111,7 +115,7 @@ func (m *kubeMetrics) collectors() []prometheus.Collector {
 		m.sync, m.full, m.partial, m.programming, m.lastSync, m.lastQueue, m.endpointsPending, m.endpointsTotal,
 		m.servicesPending, m.servicesTotal, m.noLocal, m.reconcile, m.reconciled,
 	}
-	for _, c := range []*prometheus.CounterVec{m.failures, m.partialFailures} {
+	for _, c := range []*prometheus.CounterVec{m.failures, m.partialFailures, m.cleanups} {
 		if c != nil {
 			all = append(all, c)
 		}
@@ -215,6 +219,16 @@ func (m *kubeMetrics) synced(full bool, changes []Change, took time.Duration, er
 		if err != nil && !full && m.partialFailures != nil {
 			m.partialFailures.WithLabelValues(label).Inc()
 		}
+	}
+}
+
+// unverified notes that verification failed, which also cleans up.
+func (m *kubeMetrics) unverified() {
+	if m.cleanups == nil {
+		return
+	}
+	for _, f := range kubeFamilies {
+		m.cleanups.WithLabelValues(familyLabel(f)).Inc()
 	}
 }
 

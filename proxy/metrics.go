@@ -124,6 +124,9 @@ func (m *Metrics) synced(full bool, changes []Change, took time.Duration, err er
 // applied notes that all that came is in force.
 func (m *Metrics) applied(at time.Time) { m.kube.applied(at) }
 
+// unverified notes that the engine could not verify its rules.
+func (m *Metrics) unverified() { m.kube.unverified() }
+
 func (m *Metrics) repaired() { m.repairs.Inc() }
 
 func (m *Metrics) cleaned(done map[Family]Reconciled, err error) {

@@ -34,7 +34,8 @@ type Options struct {
 	// ordered by name. Nil: everything may have changed, which the first plan
 	// says and no other. It is called by one goroutine and must return soon.
 	Applied func(plan *Plan, changes []Change)
-	// VerifyEvery is the time between two looks for drift; 0: 5 s.
+	// VerifyEvery is the time between two looks for drift; 0: 2 s, so that what
+	// is found is repaired within 5 s, with the time for a look and the repair.
 	VerifyEvery time.Duration
 }
 
@@ -56,7 +57,7 @@ func Run(ctx context.Context, o Options) error {
 		o.Metrics = NewMetrics()
 	}
 	if o.VerifyEvery == 0 {
-		o.VerifyEvery = 5 * time.Second
+		o.VerifyEvery = 2 * time.Second
 	}
 	if o.Progress == nil {
 		o.Progress = &Progress{}
@@ -229,6 +230,7 @@ func (a *applier) verify(ctx context.Context) {
 	}
 	repaired, err := a.Engine.Verify(ctx)
 	if err != nil {
+		a.Metrics.unverified()
 		a.Log.Error("cannot verify the rules of Services", "error", err)
 		a.full = true
 	}

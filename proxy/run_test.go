@@ -54,6 +54,9 @@ func (e *fakeEngine) Verify(context.Context) (bool, error) {
 	defer e.mu.Unlock()
 	drift := e.drift
 	e.drift = false
+	if drift && e.fail != nil {
+		return false, e.fail
+	}
 	return drift, nil
 }
 

@@ -45,9 +45,13 @@ func (p *process) proxy() error {
 	metrics := proxy.NewMetrics().For(kind.name)
 	progress := &proxy.Progress{}
 	health := healthcheck.NewHealth(progress, p.eligible, 0)
-	relay := localhost.New(localhost.Options{Status: p.board, Log: p.log})
+	relay := localhost.New(localhost.Options{Status: p.board, Log: p.log, Engine: kind.name})
 	room := conntrack.NewWatch(conntrack.New(), p.log)
-	for _, collector := range []prometheus.Collector{metrics, health, relay, room} {
+	collectors := []prometheus.Collector{metrics, health, relay, room}
+	if own, ok := engine.(prometheus.Collector); ok {
+		collectors = append(collectors, own)
+	}
+	for _, collector := range collectors {
 		if err := p.observe.Registry.Register(collector); err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 // repairTime is how soon damage is to be repaired, on a machine that is busy
-// with other tests; the agent looks every five seconds.
+// with other tests; the agent looks every two seconds.
 const repairTime = 30 * time.Second
 
 // Drift damages the engine's rules from outside, with their own tools, while the

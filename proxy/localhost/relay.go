@@ -26,6 +26,8 @@ import (
 type Options struct {
 	Status *status.Board // gets ports that are taken, as part "localhost"
 	Log    *slog.Logger
+	// Engine is the name of the node's engine, for the names of metrics.
+	Engine string
 	// Listen and ListenPacket open a port, and Dial connects to a backend, all
 	// with the arguments of package net; nil: in the process's network
 	// namespace.
@@ -98,7 +100,7 @@ func New(o Options) *Relay {
 	o.Idle = cmp.Or(o.Idle, 2*time.Minute)
 	o.Connections = cmp.Or(o.Connections, 1<<14)
 	o.Sessions = cmp.Or(o.Sessions, 1<<12)
-	return &Relay{Options: o, metrics: newMetrics(), wake: make(chan struct{}, 1), wanted: map[port]*target{}, dirty: map[port]struct{}{}}
+	return &Relay{Options: o, metrics: newMetrics(o.Engine), wake: make(chan struct{}, 1), wanted: map[port]*target{}, dirty: map[port]struct{}{}}
 }
 
 // shared lets the next process listen before the last one ends.

@@ -55,7 +55,7 @@ func (l *listeners) accept(ln net.Listener, is *listener) {
 // is reset.
 func (l *listeners) relay(client net.Conn, is *listener) {
 	defer func() { _ = client.Close() }()
-	l.metrics.accepted.WithLabelValues("tcp").Inc()
+	l.metrics.accept("tcp")
 	ctx, cancel := context.WithTimeout(l.ctx, dialTimeout)
 	backend, err := l.Dial(ctx, "tcp", is.picker.pick(time.Now()).String())
 	cancel()

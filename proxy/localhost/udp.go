@@ -138,7 +138,7 @@ func (f *flows) flow(client netip.AddrPort) *flow {
 		return nil
 	}
 	f.all[client] = one
-	f.metrics.accepted.WithLabelValues("udp").Inc()
+	f.metrics.accept("udp")
 	f.work.Go(func() {
 		defer f.udp.release()
 		f.answer(client, one)
