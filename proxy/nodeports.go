@@ -19,11 +19,13 @@ type NodePortAddresses struct {
 	Primary bool
 	// Localhost are 127.0.0.1 and ::1.
 	Localhost bool
-	CIDRs     []netip.Prefix
+	// None are no addresses, unless others are named.
+	None  bool
+	CIDRs []netip.Prefix
 }
 
-// ParseNodePortAddresses reads a list of the words "all", "primary" and
-// "localhost" and of prefixes, in any mixture. A prefix of loopback addresses
+// ParseNodePortAddresses reads a list of the words "all", "primary",
+// "localhost" and "none" and of prefixes, in any mixture. A prefix of loopback addresses
 // stands for "localhost"; one of all addresses does not include it.
 func ParseNodePortAddresses(list []string) (NodePortAddresses, error) {
 	var out NodePortAddresses
@@ -35,10 +37,12 @@ func ParseNodePortAddresses(list []string) (NodePortAddresses, error) {
 			out.Primary = true
 		case "localhost":
 			out.Localhost = true
+		case "none":
+			out.None = true
 		default:
 			prefix, err := netip.ParsePrefix(text)
 			if err != nil || prefix.Addr().Is4In6() {
-				return NodePortAddresses{}, fmt.Errorf(`nodePortAddresses[%d]: expected a prefix such as 10.0.0.0/8, or "primary", "localhost" or "all", found %q`, i, text)
+				return NodePortAddresses{}, fmt.Errorf(`nodePortAddresses[%d]: expected a prefix such as 10.0.0.0/8, or "primary", "localhost", "all" or "none", found %q`, i, text)
 			}
 			out.CIDRs = append(out.CIDRs, prefix.Masked())
 		}
@@ -62,11 +66,11 @@ func loopback(p netip.Prefix) bool {
 // these addresses.
 func (a NodePortAddresses) resolve(node []netip.Addr) (prefixes []netip.Prefix, localhost bool) {
 	localhost = a.Localhost || slices.ContainsFunc(a.CIDRs, loopback)
-	if a.All || !a.Primary && !a.Localhost && len(a.CIDRs) == 0 {
+	if a.All || !a.Primary && !a.Localhost && !a.None && len(a.CIDRs) == 0 {
 		return nil, localhost
 	}
 	for _, family := range [...]Family{IPv4, IPv6} {
-		restricted, before := a.Primary || a.Localhost, len(prefixes)
+		restricted, before := a.Primary || a.Localhost || a.None, len(prefixes)
 		for _, p := range a.CIDRs {
 			if FamilyOf(p.Addr()) == family {
 				restricted = true

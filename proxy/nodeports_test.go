@@ -24,6 +24,7 @@ func TestNodePortAddresses(t *testing.T) {
 		{[]string{"primary"}, nil, prefixes("0.0.0.0/32", "::/128"), false},
 		{[]string{"primary", "localhost", "192.0.2.0/24"}, node, prefixes("192.0.2.0/24", "10.240.0.11/32", "fd00::11/128"), true},
 		{[]string{"localhost"}, node, prefixes("0.0.0.0/32", "::/128"), true},
+		{[]string{"none"}, node, prefixes("0.0.0.0/32", "::/128"), false},
 		{[]string{"127.0.0.0/8"}, node, prefixes("0.0.0.0/32"), true},
 		{[]string{"192.0.2.7/24"}, node, prefixes("192.0.2.0/24"), false},
 		{[]string{"0.0.0.0/0", "::1/128"}, node, prefixes("0.0.0.0/0", "::/128"), true},

@@ -33,6 +33,25 @@ func checkFamilies(svc *model.Service, s *Service) {
 	check("spec.externalIPs", svc.ExternalIPs)
 	if svc.Type == corev1.ServiceTypeLoadBalancer {
 		check("status.loadBalancer.ingress", svc.LoadBalancerIPs)
+		checkSources(svc, s)
+	}
+}
+
+// checkSources tells of addresses of a load balancer that nobody may use, because
+// all source ranges are of the other family. A kube-proxy lets everybody use them.
+func checkSources(svc *model.Service, s *Service) {
+	if len(svc.SourceRanges) == 0 {
+		return
+	}
+	for i, addr := range svc.LoadBalancerIPs {
+		family := FamilyOf(addr)
+		same := func(a netip.Addr) bool { return FamilyOf(a) == family }
+		if slices.ContainsFunc(svc.LoadBalancerIPs[:i], same) || !slices.Contains(families(svc), family) ||
+			slices.ContainsFunc(svc.SourceRanges, func(p netip.Prefix) bool { return same(p.Addr()) }) {
+			continue
+		}
+		s.problem("NoSourceRange", fmt.Sprintf("spec.loadBalancerSourceRanges: expected a range of %s too, since the load balancer has %s, found none, so nobody may use that",
+			map[Family]string{IPv4: "IPv4", IPv6: "IPv6"}[family], addr))
 	}
 }
 

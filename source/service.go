@@ -123,8 +123,11 @@ func serviceAddresses(in *corev1.Service, s *model.Service, f *findings) {
 		if lb.IP == "" || lb.IPMode != nil && *lb.IPMode != corev1.LoadBalancerIPModeVIP {
 			continue
 		}
-		ip, ok := addr(f, fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i), lb.IP)
-		if ok {
+		field := fmt.Sprintf("status.loadBalancer.ingress[%d].ip", i)
+		switch ip, ok := addr(f, field, lb.IP); {
+		case ok && special(ip):
+			f.warn(field, "an address"+notSpecial, lb.IP) // of a developer's machine, perhaps; the rest is served
+		case ok:
 			s.LoadBalancerIPs = append(s.LoadBalancerIPs, ip)
 		}
 	}

@@ -99,6 +99,10 @@ func withConfiguration(cmd *cobra.Command, r role, run func(*cobra.Command, *con
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (sluice.io/v1alpha1 Configuration)")
 	c.Flags(cmd.Flags())
+	others := func() []kubeproxy.Note { return nil }
+	if r.node && !r.control {
+		others = kubeproxy.AddFlags(cmd.Flags())
+	}
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		given := config.Given(cmd.Flags())
@@ -123,7 +127,7 @@ func withConfiguration(cmd *cobra.Command, r role, run func(*cobra.Command, *con
 		if err := c.Validate(); err != nil {
 			return fmt.Errorf("configuration: %w", err)
 		}
-		return run(cmd, &c, notes)
+		return run(cmd, &c, append(notes, others()...))
 	}
 	return cmd
 }

@@ -183,7 +183,7 @@ func TestWhoWins(t *testing.T) {
 		{[]string{"--nodeport-addresses=x"}, "proxy.nodePortAddresses[0]: expected a range"},
 		{[]string{"--conntrack-udp-timeout=1ms"}, "proxy.conntrack.udpTimeout: expected whole seconds"},
 		{[]string{"--detect-local-mode=BridgeInterface"}, "proxy.detectLocal.bridgeInterface: is missing"},
-		{[]string{"--iptables-sync-period=1s"}, "unknown flag"},
+		{[]string{"--cleanup"}, `run "sluice cleanup"`},
 	} {
 		_, _, err := configuration(c.args)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {

@@ -18,6 +18,7 @@ const aliasOf = "sluice.io/alias-of"
 // kube-proxy's command line goes on working.
 var aliases = map[string]string{
 	"hostname-override":                 "node-name",
+	"logging-format":                    "log-format",
 	"bind-address-hard-fail":            "proxy-healthz-hard-fail",
 	"cluster-cidr":                      "proxy-cluster-cidrs",
 	"nodeport-addresses":                "proxy-node-port-addresses",
@@ -49,6 +50,7 @@ func addAliases(set *pflag.FlagSet, c *Configuration) {
 	alias(set, "healthz-bind-address", "proxy-healthz", &bindAddress{set.Lookup("proxy-healthz").Value, HealthzPort})
 	alias(set, "metrics-bind-address", "metrics", &bindAddress{set.Lookup("metrics").Value, MetricsPort})
 	alias(set, "iptables-masquerade-bit", "proxy-masquerade-mark", (*bit)(&c.Proxy.MasqueradeMark))
+	alias(set, "v", "log-level", (*verbosity)(&c.Log.Level))
 	alias(set, "iptables-localhost-nodeports", "proxy-node-port-addresses", (*localhost)(&c.Proxy.NodePortAddresses))
 }
 
@@ -101,6 +103,35 @@ func (b *bit) Set(s string) error {
 		return fmt.Errorf("expected a number from 0 to 31, found %q", s)
 	}
 	*b = 1 << n
+	return nil
+}
+
+// verbosity is a level as klog's number.
+type verbosity string
+
+// debugVerbosity is the klog level from which on lines are for debugging.
+const debugVerbosity = 4
+
+// Type implements [pflag.Value].
+func (v *verbosity) Type() string { return "number" }
+
+// String implements [pflag.Value].
+func (v *verbosity) String() string {
+	if *v == "debug" {
+		return strconv.Itoa(debugVerbosity)
+	}
+	return "0"
+}
+
+// Set implements [pflag.Value].
+func (v *verbosity) Set(s string) error {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return fmt.Errorf("expected a number, found %q", s)
+	}
+	if n >= debugVerbosity {
+		*v = "debug"
+	}
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -189,10 +190,24 @@ func text(v reflect.Value) string {
 	return fmt.Sprint(v.Interface())
 }
 
+// expected says of text that cannot be read what it should have been.
+func expected(err error, what, found string) error {
+	if err != nil {
+		return fmt.Errorf("expected %s, found %q", what, found)
+	}
+	return nil
+}
+
 func parse(v reflect.Value, s string) error {
 	switch x := v.Addr().Interface().(type) {
 	case *metav1.Duration:
-		return x.UnmarshalJSON([]byte(strconv.Quote(s)))
+		return expected(x.UnmarshalJSON([]byte(strconv.Quote(s))), "a duration such as 10s", s)
+	case *netip.Prefix:
+		return expected(x.UnmarshalText([]byte(s)), "a range such as 10.0.0.0/8", s)
+	case *netip.Addr:
+		return expected(x.UnmarshalText([]byte(s)), "an address such as 10.0.0.1", s)
+	case *netip.AddrPort:
+		return expected(x.UnmarshalText([]byte(s)), "ADDRESS:PORT", s)
 	case encoding.TextUnmarshaler:
 		return x.UnmarshalText([]byte(s))
 	}

@@ -27,25 +27,33 @@ type field struct {
 
 // Why settings have no meaning here.
 const (
-	whyAtOnce  = "what has changed is programmed at once, and at a cost that no waiting would lower"
-	whyVerify  = "the rules are compared with what they should be every 5 s, whatever their number"
-	whyWindows = "for Windows"
-	whyMetrics = "no metric is hidden"
+	whyAtOnce   = "what has changed is programmed at once, and at a cost that no waiting would lower"
+	whyVerify   = "what others change in the rules is looked for every 2 s, whatever their number"
+	whyWindows  = "for Windows"
+	whyMetrics  = "no metric is hidden"
+	whyProtobuf = "protocol buffers are used where the API server has them"
+	whyWatches  = "there is one watch a kind, and nothing that is written"
+	whyProfiles = "the metrics' server has no profiles"
+	whyPeriod   = "objects come by watches, and nothing is read anew while they last"
+	whyLevel    = "the level is the same for all of the program"
+	whyStderr   = "log lines are written at once, to standard error"
+	whyGates    = "there are none here"
+	whyAddress  = "the addresses of the node are those of its Node object"
 )
 
 // fields has every field of the type, each by the path of its name.
 var fields = []field{
 	{"featureGates", func(in *v1alpha1.KubeProxyConfiguration, _ *config.Configuration) (string, error) {
-		return note(len(in.FeatureGates) > 0, "there are none here: "+strings.Join(slices.Sorted(maps.Keys(in.FeatureGates)), ", ")), nil
+		return note(len(in.FeatureGates) > 0, whyGates+": "+strings.Join(slices.Sorted(maps.Keys(in.FeatureGates)), ", ")), nil
 	}},
 	{"clientConnection.kubeconfig", func(in *v1alpha1.KubeProxyConfiguration, out *config.Configuration) (string, error) {
 		out.Kubeconfig = cmp.Or(in.ClientConnection.Kubeconfig, out.Kubeconfig)
 		return "", nil
 	}},
-	ignored("clientConnection.acceptContentTypes", "protocol buffers are used where the API server has them", func(in *v1alpha1.KubeProxyConfiguration) any { return in.ClientConnection.AcceptContentTypes }),
-	ignored("clientConnection.contentType", "protocol buffers are used where the API server has them", func(in *v1alpha1.KubeProxyConfiguration) any { return in.ClientConnection.ContentType }),
-	ignored("clientConnection.qps", "there is one watch a kind, and nothing that is written", func(in *v1alpha1.KubeProxyConfiguration) any { return in.ClientConnection.QPS }),
-	ignored("clientConnection.burst", "there is one watch a kind, and nothing that is written", func(in *v1alpha1.KubeProxyConfiguration) any { return in.ClientConnection.Burst }),
+	ignored("clientConnection.acceptContentTypes", whyProtobuf, func(in *v1alpha1.KubeProxyConfiguration) any { return in.ClientConnection.AcceptContentTypes }),
+	ignored("clientConnection.contentType", whyProtobuf, func(in *v1alpha1.KubeProxyConfiguration) any { return in.ClientConnection.ContentType }),
+	ignored("clientConnection.qps", whyWatches, func(in *v1alpha1.KubeProxyConfiguration) any { return in.ClientConnection.QPS }),
+	ignored("clientConnection.burst", whyWatches, func(in *v1alpha1.KubeProxyConfiguration) any { return in.ClientConnection.Burst }),
 	{"logging.format", func(in *v1alpha1.KubeProxyConfiguration, out *config.Configuration) (string, error) {
 		switch f := in.Logging.Format; f {
 		case "":
@@ -56,7 +64,7 @@ var fields = []field{
 		}
 		return "", nil
 	}},
-	ignored("logging.flushFrequency", "log lines are written at once", func(in *v1alpha1.KubeProxyConfiguration) any {
+	ignored("logging.flushFrequency", whyStderr, func(in *v1alpha1.KubeProxyConfiguration) any {
 		// 5 s is what kube-proxy writes where nothing is said.
 		if d := in.Logging.FlushFrequency.Duration.Duration; d != 5*time.Second {
 			return d
@@ -69,8 +77,8 @@ var fields = []field{
 		}
 		return "", nil
 	}},
-	ignored("logging.vmodule", "the level is the same for all of the program", func(in *v1alpha1.KubeProxyConfiguration) any { return in.Logging.VModule }),
-	ignored("logging.options", "log lines are written at once, to standard error", func(in *v1alpha1.KubeProxyConfiguration) any {
+	ignored("logging.vmodule", whyLevel, func(in *v1alpha1.KubeProxyConfiguration) any { return in.Logging.VModule }),
+	ignored("logging.options", whyStderr, func(in *v1alpha1.KubeProxyConfiguration) any {
 		o := in.Logging.Options
 		return o.Text.SplitStream || o.JSON.SplitStream || o.Text.InfoBufferSize.Value() != 0 || o.JSON.InfoBufferSize.Value() != 0
 	}),
@@ -86,7 +94,7 @@ var fields = []field{
 		if err != nil {
 			return "", fmt.Errorf("expected an address, found %q", in.BindAddress)
 		}
-		return note(!ip.IsUnspecified(), "the addresses of the node are those of its Node object"), nil
+		return note(!ip.IsUnspecified(), whyAddress), nil
 	}},
 	{"healthzBindAddress", func(in *v1alpha1.KubeProxyConfiguration, out *config.Configuration) (string, error) {
 		out.Proxy.Healthz = config.WithPort(cmp.Or(in.HealthzBindAddress, unspecified(in)), config.HealthzPort)
@@ -101,10 +109,10 @@ var fields = []field{
 		return "", nil
 	}},
 	{"bindAddressHardFail", func(in *v1alpha1.KubeProxyConfiguration, out *config.Configuration) (string, error) {
-		out.Proxy.HealthzHardFail = in.BindAddressHardFail // the metrics' address always fails hard
+		out.Proxy.HealthzHardFail = in.BindAddressHardFail
 		return "", nil
 	}},
-	ignored("enableProfiling", "the metrics' server has no profiles", func(in *v1alpha1.KubeProxyConfiguration) any { return in.EnableProfiling }),
+	ignored("enableProfiling", whyProfiles, func(in *v1alpha1.KubeProxyConfiguration) any { return in.EnableProfiling }),
 	ignored("showHiddenMetricsForVersion", whyMetrics, func(in *v1alpha1.KubeProxyConfiguration) any { return in.ShowHiddenMetricsForVersion }),
 	{"mode", func(in *v1alpha1.KubeProxyConfiguration, out *config.Configuration) (string, error) {
 		switch in.Mode {
@@ -216,7 +224,7 @@ var fields = []field{
 	duration("conntrack.udpStreamTimeout", func(in *v1alpha1.KubeProxyConfiguration, out *config.Configuration) (*metav1.Duration, *metav1.Duration) {
 		return &in.Conntrack.UDPStreamTimeout, &out.Proxy.Conntrack.UDPStreamTimeout
 	}, 0),
-	ignored("configSyncPeriod", "objects come by watches, and nothing is read anew while they last", func(in *v1alpha1.KubeProxyConfiguration) any { return in.ConfigSyncPeriod }),
+	ignored("configSyncPeriod", whyPeriod, func(in *v1alpha1.KubeProxyConfiguration) any { return in.ConfigSyncPeriod }),
 	ignored("portRange", "kube-proxy does not read it either", func(in *v1alpha1.KubeProxyConfiguration) any { return in.PortRange }),
 	ignored("windowsRunAsService", whyWindows, func(in *v1alpha1.KubeProxyConfiguration) any { return in.WindowsRunAsService }),
 }
@@ -298,11 +306,14 @@ func nodePortAddresses(in *v1alpha1.KubeProxyConfiguration, out *config.Configur
 		case err != nil && !slices.Contains([]string{"primary", "localhost", "all"}, a):
 			return "", fmt.Errorf("[%d]: expected a range such as 10.0.0.0/8, or one of the words primary, localhost and all, found %q", i, a)
 		case err == nil && prefix.Addr().IsLoopback() && iptables && !localhost:
-			continue // the older switch takes it away
+			continue // localhostNodePorts takes it away
 		case err == nil && prefix.Bits() == 0 && prefix.Addr().Is4() && localhost:
 			everywhere = true // 0.0.0.0/0 has 127.0.0.1 in it
 		}
 		out.Proxy.NodePortAddresses = append(out.Proxy.NodePortAddresses, a)
+	}
+	if len(out.Proxy.NodePortAddresses) == 0 {
+		out.Proxy.NodePortAddresses = []string{"none"} // an empty list would be all
 	}
 	if everywhere && !slices.Contains(out.Proxy.NodePortAddresses, "localhost") {
 		out.Proxy.NodePortAddresses = append(out.Proxy.NodePortAddresses, "localhost")

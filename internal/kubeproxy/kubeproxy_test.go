@@ -66,9 +66,9 @@ var set = map[string]struct {
 	"iptables.masqueradeBit":              {yaml: "iptables: {masqueradeBit: 3}", want: func(c *config.Configuration) any { return c.Proxy.MasqueradeMark }, is: uint32(8)},
 	"iptables.masqueradeAll":              {yaml: "iptables: {masqueradeAll: true}", want: func(c *config.Configuration) any { return c.Proxy.MasqueradeAll }, is: true},
 	"iptables.localhostNodePorts":         {yaml: "iptables: {localhostNodePorts: false}", want: func(c *config.Configuration) any { return c.Proxy.NodePortAddresses }, is: []string{"all"}},
-	"iptables.syncPeriod":                 {yaml: "iptables: {syncPeriod: 9s}", note: "every 5 s"},
+	"iptables.syncPeriod":                 {yaml: "iptables: {syncPeriod: 9s}", note: "every 2 s"},
 	"iptables.minSyncPeriod":              {yaml: "iptables: {minSyncPeriod: 9s}", note: "at once"},
-	"ipvs.syncPeriod":                     {yaml: "ipvs: {syncPeriod: 9s}", note: "every 5 s"},
+	"ipvs.syncPeriod":                     {yaml: "ipvs: {syncPeriod: 9s}", note: "every 2 s"},
 	"ipvs.minSyncPeriod":                  {yaml: "ipvs: {minSyncPeriod: 9s}", note: "at once"},
 	"ipvs.scheduler":                      {yaml: "ipvs: {scheduler: lc}", want: func(c *config.Configuration) any { return c.Proxy.IPVS.Scheduler }, is: "lc"},
 	"ipvs.excludeCIDRs":                   {yaml: "ipvs: {excludeCIDRs: [10.0.0.0/8]}", want: func(c *config.Configuration) any { return c.Proxy.IPVS.ExcludeCIDRs }, is: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}},
@@ -78,7 +78,7 @@ var set = map[string]struct {
 	"ipvs.udpTimeout":                     {yaml: "ipvs: {udpTimeout: 9s}", want: func(c *config.Configuration) any { return c.Proxy.IPVS.UDPTimeout.Duration }, is: 9 * time.Second},
 	"nftables.masqueradeBit":              {yaml: "mode: nftables\nnftables: {masqueradeBit: 3}", want: func(c *config.Configuration) any { return c.Proxy.MasqueradeMark }, is: uint32(8)},
 	"nftables.masqueradeAll":              {yaml: "mode: nftables\nnftables: {masqueradeAll: true}", want: func(c *config.Configuration) any { return c.Proxy.MasqueradeAll }, is: true},
-	"nftables.syncPeriod":                 {yaml: "nftables: {syncPeriod: 9s}", note: "every 5 s"},
+	"nftables.syncPeriod":                 {yaml: "nftables: {syncPeriod: 9s}", note: "every 2 s"},
 	"nftables.minSyncPeriod":              {yaml: "nftables: {minSyncPeriod: 9s}", note: "at once"},
 	"winkernel.networkName":               {yaml: "winkernel: {networkName: x}", note: "Windows"},
 	"winkernel.sourceVip":                 {yaml: "winkernel: {sourceVip: x}", note: "Windows"},
@@ -195,6 +195,7 @@ func TestNodePortAddresses(t *testing.T) {
 		"nodePortAddresses: [127.0.0.0/8]": {"127.0.0.0/8"},
 		"nodePortAddresses: [0.0.0.0/0]":   {"0.0.0.0/0", "localhost"},
 		"nodePortAddresses: [10.0.0.0/8, 127.0.0.0/8]\niptables: {localhostNodePorts: false}": {"10.0.0.0/8"},
+		"nodePortAddresses: [127.0.0.0/8]\niptables: {localhostNodePorts: false}":             {"none"},
 		"mode: nftables\nnodePortAddresses: [primary, localhost]":                             {"primary", "localhost"},
 	} {
 		if c, _ := apply(t, head+text+"\n"); !slices.Equal(c.Proxy.NodePortAddresses, want) {
