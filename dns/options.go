@@ -33,10 +33,11 @@ type Options struct {
 	// machine does not have yet is bound nevertheless and answers as soon as
 	// it has. A port of 0 picks a free one; see [Server.Addrs].
 	Listen []netip.AddrPort
-	// Addresses are further ones under which clients reach this server, such
-	// as the ClusterIP of the cluster's DNS Service. They only name the server
-	// in the zone's NS records.
+	// Addresses are further ones under which clients reach this server. They only
+	// name it in the zone's NS records, as do the ClusterIPs of Service: the
+	// cluster's DNS Service, where its clients are led here.
 	Addresses []netip.Addr
+	Service   model.Name
 
 	// Internal are like Listen, but no client knows these addresses: rules lead
 	// there that are made for this server.
@@ -144,7 +145,7 @@ func (o *Options) nameservers() []netip.Addr {
 func (o *Options) zoneOptions() zone.Options {
 	return zone.Options{
 		Zones: o.Zones, TTL: o.TTL, Pods: o.Pods, EndpointPodNames: o.EndpointPodNames,
-		Nameservers: o.nameservers(),
+		Nameservers: o.nameservers(), Service: o.Service,
 	}
 }
 

@@ -28,15 +28,16 @@ func (p *process) newNameServer(o dns.Options) (*nameServer, error) {
 	c := p.conf.DNS.Intercept
 	if c.Mode != "off" {
 		namespace, name, _ := strings.Cut(c.Service, "/")
+		service := model.Name{Namespace: namespace, Name: name}
 		i, err := intercept.New(intercept.Options{
-			Config: intercept.Config{Addresses: c.Addresses, Service: model.Name{Namespace: namespace, Name: name}, Node: p.conf.NodeName},
+			Config: intercept.Config{Addresses: c.Addresses, Service: service, Node: p.conf.NodeName},
 			Store:  p.store, Ready: s.ready, Local: localAddrs, Log: p.log,
 		})
 		switch {
 		case err == nil:
 			s.intercept = i
 			o.Internal, o.Probers = i.Listen(), i.Probers()
-			o.Addresses = append(o.Addresses, c.Addresses...)
+			o.Addresses, o.Service = append(o.Addresses, c.Addresses...), service
 		case c.Mode == "on":
 			return nil, err
 		default:

@@ -342,7 +342,7 @@ func (b *builder) system(s *model.Snapshot) *records {
 		r.add(below(apex, "dns-version"), wire.TypeTXT, b.ttl, version)
 		ns := below(apex, "ns", "dns")
 		named := false
-		for _, addr := range b.Nameservers {
+		for _, addr := range b.nameservers(s) {
 			r.addAddr(ns, b.ttl, addr.Unmap())
 			for svc := range model.ServicesByIP.Find(s, addr.Unmap().String()) {
 				named = true
@@ -354,4 +354,13 @@ func (b *builder) system(s *model.Snapshot) *records {
 		}
 	}
 	return r.finish()
+}
+
+// nameservers returns the addresses under which clients reach this server.
+func (b *builder) nameservers(s *model.Snapshot) []netip.Addr {
+	svc, ok := model.Services.Get(s, b.Service.Namespace, b.Service.Name)
+	if !ok {
+		return b.Nameservers
+	}
+	return slices.Concat(b.Nameservers, svc.ClusterIPs)
 }

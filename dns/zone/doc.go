@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluicenet/sluice/dns/wire"
+	"github.com/sluicenet/sluice/model"
 )
 
 // PodMode says which names of Pods by their address exist, such as
@@ -66,6 +67,8 @@ type Options struct {
 	// Where one is the ClusterIP of a Service, that Service is the zone's NS;
 	// otherwise ns.dns.<zone> is, and has these addresses.
 	Nameservers []netip.Addr
+	// Service is the one whose ClusterIPs lead clients to this server too, if any.
+	Service model.Name
 	// Now gives the serial number of the zone; by default time.Now.
 	Now func() time.Time
 }

@@ -114,7 +114,7 @@ func (p *Planner) Update(u model.Update) (*Zone, []Finding) {
 		}
 		p.replace(t, none, some)
 	}
-	if len(services) > 0 && len(p.Nameservers) > 0 {
+	if len(services) > 0 && (len(p.Nameservers) > 0 || p.Service != model.Name{}) {
 		p.replace(t, p.system(u.Old), p.system(u.New))
 	}
 

@@ -170,7 +170,7 @@ func TestWalk(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := &walker{rand.New(rand.NewPCG(seed, 1)), model.NewStore()}
-			o := Options{Pods: PodMode(seed % 3), Nameservers: dnstest.Addrs("10.0.0.3", "10.0.0.4"), Now: at(1700000000)}
+			o := Options{Pods: PodMode(seed % 3), Nameservers: dnstest.Addrs("10.0.0.3", "10.0.0.4"), Service: model.Name{Namespace: "n1", Name: "a"}, Now: at(1700000000)}
 			p, err := NewPlanner(o)
 			if err != nil {
 				t.Fatal(err)
@@ -257,6 +257,44 @@ func dump(z *Zone) string {
 		fmt.Fprintf(&b, "%v %q\n", netip.AddrFrom16(p.addr), *p.service)
 	}
 	return b.String()
+}
+
+// TestService proves that the zone's name server is the DNS Service that leads to
+// this server, with the ClusterIPs that it has at the moment.
+func TestService(t *testing.T) {
+	store := dnstest.Cluster()
+	p, err := NewPlanner(Options{Nameservers: dnstest.Addrs("169.254.20.10"), Service: model.Name{Namespace: "kube-system", Name: "kube-dns"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch := store.Watch()
+	defer watch.Stop()
+	check := func(server string, addrs ...string) {
+		t.Helper()
+		u, err := watch.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		z, _ := p.Update(u)
+		ns := z.Lookup(below(z.apexes[0].name), wire.TypeNS)
+		if ns.Count != 1 || wire.NameString(ns.Records[wire.Pointer+10:]) != server {
+			t.Errorf("%d name servers, %q, want %s", ns.Count, ns.Records, server)
+		}
+		a := z.Lookup(below(z.apexes[0].name, "ns", "dns"), wire.TypeA)
+		var got []string
+		for rrs := a.Records; len(rrs) > 0; rrs = rrs[wire.PackedLen(rrs):] {
+			got = append(got, netip.AddrFrom4([4]byte(rrs[wire.Pointer+10:])).String())
+		}
+		if slices.Sort(got); !slices.Equal(got, addrs) {
+			t.Errorf("addresses %v, want %v", got, addrs)
+		}
+	}
+	check("kube-dns.kube-system.svc.cluster.local.", "10.96.0.10", "169.254.20.10")
+	svc := dnstest.Service("kube-system", "kube-dns", dnstest.Addrs("10.96.0.11"))
+	store.Update(func(tx *model.Txn) { model.Services.Put(tx, svc) })
+	check("kube-dns.kube-system.svc.cluster.local.", "10.96.0.11", "169.254.20.10")
+	store.Update(func(tx *model.Txn) { tx.Delete(model.Services.Key(svc)) })
+	check("ns.dns.cluster.local.", "169.254.20.10")
 }
 
 func TestOptions(t *testing.T) {
