@@ -11,7 +11,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test kill check lint vet race generated bench envoy vm dns-lives e2e
+.PHONY: help build demo test kill check lint vet race generated bench envoy vm fuzz dns-lives e2e
 
 help: ## print this help
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -67,6 +67,9 @@ envoy: ## put a stock Envoy into the user's cache
 
 vm: ## put a stock kernel into the user's cache, for tests that this machine's kernel cannot run
 	@hack/vm --prepare
+
+fuzz: ## run every fuzz target for FUZZTIME (20s), one after the other
+	hack/fuzz $(or $(FUZZTIME),20s)
 
 dns-lives: ## kill, stop, starve and upgrade the node's DNS 50 times each under load, and hold it to its times
 	@hack/needs nft:nftables iptables:iptables conntrack:conntrack dnsperf:dnsperf
