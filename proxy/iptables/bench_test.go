@@ -86,3 +86,29 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkRepair finds and repairs what somebody has flushed.
+func BenchmarkRepair(b *testing.B) {
+	for _, v := range []Variant{NFT, Legacy} {
+		b.Run(fmt.Sprintf("variant=%s/services=3000", v), func(b *testing.B) {
+			b.Setenv("XTABLES_LOCKFILE", filepath.Join(b.TempDir(), "lock"))
+			node := lab.ForTest(b, lab.Options{}).MustNode("node1")
+			e := newEngine(b, Options{Variant: v, NetNS: node.FD()})
+			plan := newPlanned(proxy.Config{}).update(b, func(tx *model.Txn) { proxytest.Cluster(tx, 3000, 3) }).New
+			if err := e.Sync(b.Context(), plan); err != nil {
+				b.Fatal(err)
+			}
+			for b.Loop() {
+				b.StopTimer()
+				e.looks, e.repaired = share{}, false
+				if out, err := node.Command(b.Context(), "iptables-"+string(v), "-t", "nat", "-F", chainAddresses).CombinedOutput(); err != nil {
+					b.Fatal(err, string(out))
+				}
+				b.StartTimer()
+				if repaired, err := e.Verify(b.Context()); !repaired || err != nil {
+					b.Fatal(repaired, err)
+				}
+			}
+		})
+	}
+}

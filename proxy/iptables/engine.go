@@ -60,6 +60,8 @@ type Engine struct {
 	valid bool
 	plan  *proxy.Plan
 	looks share // looking at all rules, without what is written for it
+	// repaired tells that the last look found something to repair.
+	repaired bool
 }
 
 // family is what is known of one family.

@@ -34,14 +34,16 @@ func (e *Engine) Verify(ctx context.Context) (bool, error) {
 		e.valid = false
 		return false, err
 	}
-	if repaired {
+	again := e.repaired
+	if e.repaired = repaired; repaired && again {
 		return true, e.learn(ctx)
 	}
-	return false, nil
+	return repaired, nil
 }
 
 // learn finds the chains that this version of iptables prints in other words
-// than ours, so that it is not taken for drift for ever.
+// than ours, so that it is not taken for drift for ever. It is called when two
+// looks, one after the other, have found something.
 func (e *Engine) learn(ctx context.Context) error {
 	return e.each(func(f *family) error {
 		found, err := list(ctx, e.kernel, f.Family)
