@@ -62,6 +62,7 @@ type Engine struct {
 	looks share // looking at all rules, without what is written for it
 	// repaired tells that the last look found something to repair.
 	repaired bool
+	stepped  time.Time // the end of the last Apply
 }
 
 // family is what is known of one family.
@@ -267,7 +268,7 @@ func (e *Engine) Apply(ctx context.Context, changes proxy.Changes) error {
 		return err
 	}
 	e.canary.end()
-	e.valid = true
+	e.valid, e.stepped = true, time.Now()
 	return nil
 }
 

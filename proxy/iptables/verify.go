@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/sluicenet/sluice/proxy"
 )
@@ -17,14 +18,22 @@ const (
 	unsureShare = 20
 )
 
+// Where it cannot be told, nobody looks while steps of ours follow each other,
+// for the next would wait until all is listed; but for once in a while.
+const (
+	quiet    = 3 * time.Second
+	patience = time.Minute
+)
+
 // Verify implements [proxy.Engine]. It lists the tables if somebody may have
 // changed them since.
 func (e *Engine) Verify(ctx context.Context) (bool, error) {
 	if !e.valid {
 		return false, nil
 	}
-	odd := e.canary.changed(true)
-	if !odd && !e.canary.unsure() || !e.looks.due(lookShare) || !odd && !e.looks.due(unsureShare) {
+	unsure := e.canary.unsure() && (time.Since(e.stepped) > quiet || time.Since(e.looks.ended) > patience)
+	odd := e.canary.changed(unsure || !e.canary.unsure())
+	if !odd && !unsure || !e.looks.due(lookShare) || !odd && !e.looks.due(unsureShare) {
 		return false, nil
 	}
 	e.canary.begin()
