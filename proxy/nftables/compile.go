@@ -11,33 +11,37 @@ import (
 	"github.com/sluicenet/sluice/proxy"
 )
 
-// slotTable holds the backend of each slot.
-type slotTable []netip.AddrPort
+// slotTable holds which of a port's backends each slot has, by their indexes in
+// the plan: addresses are there already.
+type slotTable []uint32
 
 // assign returns the table for new backends: who stays keeps its slots as far
-// as there are as many, so that a change writes what it changes.
-func (t slotTable) assign(backends []proxy.Backend) slotTable {
+// as there are as many, so that a change writes what it changes. Old are the
+// backends of the table before.
+func (t slotTable) assign(old, backends []proxy.Backend) slotTable {
 	if len(backends) == 0 {
 		return nil
 	}
 	counts := proxy.Slots(backends)
 	out := make(slotTable, sum(counts))
-	copy(out, t)
 	index := make(map[netip.AddrPort]int, len(backends))
 	for i, b := range backends {
 		index[b.AddrPort] = i
 	}
 	var free []int
 	for i := range out {
-		if b, ok := index[out[i]]; ok && counts[b] > 0 {
-			counts[b]--
-		} else {
-			free = append(free, i)
+		if i < len(t) {
+			if b, ok := index[old[t[i]].AddrPort]; ok && counts[b] > 0 {
+				counts[b]--
+				out[i] = uint32(b)
+				continue
+			}
 		}
+		free = append(free, i)
 	}
 	for i, n := range counts {
 		for ; n > 0 && len(free) > 0; n-- {
-			out[free[0]] = backends[i].AddrPort
+			out[free[0]] = uint32(i)
 			free = free[1:]
 		}
 	}
@@ -97,12 +101,20 @@ func comparePorts(a portState, b *proxy.Port) int {
 func (s portState) next(service model.Name, plan *proxy.Port) portState {
 	out := portState{service: service, plan: plan}
 	if uses(plan, proxy.ToCluster) {
-		out.cluster = s.cluster.assign(plan.Cluster)
+		out.cluster = s.cluster.assign(s.before().Cluster, plan.Cluster)
 	}
 	if uses(plan, proxy.ToLocal) {
-		out.local = s.local.assign(plan.Local)
+		out.local = s.local.assign(s.before().Local, plan.Local)
 	}
 	return out
+}
+
+// before returns the plan that the tables are of.
+func (s *portState) before() *proxy.Port {
+	if s.plan == nil {
+		return &proxy.Port{}
+	}
+	return s.plan
 }
 
 func uses(p *proxy.Port, a proxy.Action) bool {
@@ -143,8 +155,8 @@ func (s serviceState) elements(emit func(element), chain func(proxy.Family, chai
 			f := &p.plan.Frontends[j]
 			p.entry(f, emit, chain)
 			if p.plan.Affinity == 0 {
-				p.slots(f, p.cluster, 0, emit)
-				p.slots(f, p.local, localSlots, emit)
+				p.slots(f, p.cluster, p.plan.Cluster, 0, emit)
+				p.slots(f, p.local, p.plan.Local, localSlots, emit)
 			} else {
 				p.sticky(f, emit)
 			}
@@ -220,7 +232,7 @@ func (s *portState) keys(f *proxy.Frontend) (slot, choice func(uint32) string) {
 }
 
 // slots emits a frontend's slots.
-func (s *portState) slots(f *proxy.Frontend, t slotTable, from uint32, emit func(element)) {
+func (s *portState) slots(f *proxy.Frontend, t slotTable, backends []proxy.Backend, from uint32, emit func(element)) {
 	if len(t) == 0 {
 		return
 	}
@@ -228,7 +240,7 @@ func (s *portState) slots(f *proxy.Frontend, t slotTable, from uint32, emit func
 	at := place{s.plan.Family, set}
 	key, _ := s.keys(f)
 	for i, b := range t {
-		emit(element{at, key(from + uint32(i)), addrPort(b)})
+		emit(element{at, key(from + uint32(i)), addrPort(backends[b].AddrPort)})
 	}
 }
 
@@ -238,11 +250,13 @@ func (s *portState) sticky(f *proxy.Frontend, emit func(element)) {
 	choices, backends := place{s.plan.Family, choose}, place{s.plan.Family, translate}
 	slot, choice := s.keys(f)
 	ids := s.numbers()
-	for from, t := range map[uint32]slotTable{0: s.cluster, localSlots: s.local} {
+	sticks := func(from uint32, t slotTable, of []proxy.Backend) {
 		for i, b := range t {
-			emit(element{choices, choice(from + uint32(i)), string(appendNumber(nil, ids[b]))})
+			emit(element{choices, choice(from + uint32(i)), string(appendNumber(nil, ids[of[b].AddrPort]))})
 		}
 	}
+	sticks(0, s.cluster, s.plan.Cluster)
+	sticks(localSlots, s.local, s.plan.Local)
 	for b, id := range ids {
 		emit(element{backends, slot(id), addrPort(b)})
 	}
@@ -253,7 +267,13 @@ func (s *portState) sticky(f *proxy.Frontend, emit func(element)) {
 // the port, and across changes and restarts. Where two meet, which is a matter of
 // one in many millions, the second takes the next.
 func (s *portState) numbers() map[netip.AddrPort]uint32 {
-	unique := append(slices.Clone(s.cluster), s.local...)
+	unique := make([]netip.AddrPort, 0, len(s.cluster)+len(s.local))
+	for _, b := range s.cluster {
+		unique = append(unique, s.plan.Cluster[b].AddrPort)
+	}
+	for _, b := range s.local {
+		unique = append(unique, s.plan.Local[b].AddrPort)
+	}
 	seed := fmt.Sprintf("%s %s %d ", s.service, s.plan.Protocol, s.plan.Port)
 	slices.SortFunc(unique, netip.AddrPort.Compare)
 	unique = slices.Compact(unique)

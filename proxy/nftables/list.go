@@ -167,40 +167,42 @@ func names(msg nfnl.Message, attribute uint16) (table, name string) {
 func (l *listing) state(s *proxy.Service) serviceState {
 	out := make(serviceState, 0, len(s.Ports))
 	for _, p := range s.Ports {
-		old := portState{service: s.Name, plan: p}
+		was := *p
+		old := portState{service: s.Name, plan: &was}
 		if len(p.Frontends) > 0 {
-			old.cluster = l.slots(&old, &p.Frontends[0], 0, len(p.Cluster))
-			old.local = l.slots(&old, &p.Frontends[0], localSlots, len(p.Local))
+			was.Cluster, old.cluster = l.slots(&old, &p.Frontends[0], 0, len(p.Cluster))
+			was.Local, old.local = l.slots(&old, &p.Frontends[0], localSlots, len(p.Local))
 		}
 		out = append(out, old)
 	}
 	return out
 }
 
-// slots reads a frontend's slots.
-func (l *listing) slots(s *portState, f *proxy.Frontend, from uint32, hint int) slotTable {
-	slots, choices, backends := numberedSets(f)
+// slots reads a frontend's slots. Each has a backend of its own.
+func (l *listing) slots(s *portState, f *proxy.Frontend, from uint32, hint int) ([]proxy.Backend, slotTable) {
+	slots, choices, translations := numberedSets(f)
 	key, choice := s.keys(f)
 	get := func(set setID, key string) (string, bool) {
 		data, ok := l.numbered[elementKey{place{s.plan.Family, set}, key}]
 		return data, ok
 	}
-	out := make(slotTable, 0, hint)
+	backends, out := make([]proxy.Backend, 0, hint), make(slotTable, 0, hint)
 	for n := from; ; n++ {
 		var data string
 		var ok bool
 		if s.plan.Affinity == 0 {
 			data, ok = get(slots, key(n))
 		} else if data, ok = get(choices, choice(n)); ok && len(data) == 4 {
-			data, _ = get(backends, key(binary.NativeEndian.Uint32([]byte(data))))
+			data, _ = get(translations, key(binary.NativeEndian.Uint32([]byte(data))))
 		}
 		if !ok {
-			return out
+			return backends, out
 		}
 		backend, _ := parseAddrPort(data)
 		if !backend.IsValid() {
 			backend = netip.AddrPort{}
 		}
-		out = append(out, backend)
+		out = append(out, uint32(len(backends)))
+		backends = append(backends, proxy.Backend{AddrPort: backend})
 	}
 }

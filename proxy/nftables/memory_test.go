@@ -54,7 +54,7 @@ func TestMemory(t *testing.T) {
 	if err := engine.Sync(t.Context(), planner.Plan()); err != nil {
 		t.Fatal(err)
 	}
-	part("engine", 460)
+	part("engine", 330)
 	runtime.KeepAlive(store)
 	runtime.KeepAlive(planner)
 	runtime.KeepAlive(engine)

@@ -80,12 +80,13 @@ func reached(elements map[elementKey]string, e *Engine, p *proxy.Port, f *proxy.
 	}
 	state := portState{plan: &proxy.Port{Family: p.Family, Protocol: p.Protocol, Affinity: c.spec.affinity}}
 	l := &listing{numbered: elements}
-	table := l.slots(&state, f, uint32(to.span().from), 0)
+	backends, table := l.slots(&state, f, uint32(to.span().from), 0)
 	if len(table) < to.slots {
 		return "", fmt.Errorf("%s goes to %s, but only %d slots are there", f.Key(p), verdict, len(table))
 	}
 	share := map[string]int{}
-	for _, b := range table[:to.slots] {
+	for _, i := range table[:to.slots] {
+		b := backends[i]
 		if !b.IsValid() {
 			return "", fmt.Errorf("%s has a slot without a backend", f.Key(p))
 		}
@@ -357,7 +358,8 @@ func (e *Engine) sameElements(found map[elementKey]string) bool {
 func TestNumbersDiffer(t *testing.T) {
 	a := netip.MustParseAddrPort("10.0.0.1:80")
 	b := netip.MustParseAddrPort("10.0.0.2:80")
-	n := (&portState{plan: &proxy.Port{}, cluster: slotTable{a, b, a}}).numbers()
+	plan := &proxy.Port{Cluster: []proxy.Backend{{AddrPort: a}, {AddrPort: b}}}
+	n := (&portState{plan: plan, cluster: slotTable{0, 1, 0}}).numbers()
 	if len(n) != 2 || n[a] == n[b] || n[a] == 0 {
 		t.Errorf("numbers are %v", n)
 	}
