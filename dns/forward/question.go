@@ -49,8 +49,8 @@ func (q *Question) append(dst []byte, id uint16, edns bool) []byte {
 func (q *Question) read(msg []byte) (*wire.Response, error) {
 	r, err := wire.ParseResponse(msg, q.Name, q.Type)
 	if err == nil {
-		if !r.Truncated && r.Rcode <= wire.RcodeNXDomain {
-			r.Prune(q.Name, q.Type, q.DO)
+		if !r.Truncated && r.Rcode <= wire.RcodeNXDomain && !r.Prune(q.Name, q.Type, q.DO) {
+			return nil, wire.ErrResponse
 		}
 		return r, nil
 	}

@@ -15,8 +15,9 @@ const maxChain = 16
 // question's, the servers of a zone, and the additional section. With dnssec the
 // authority section stays whole, for it may hold proofs. A negative answer whose
 // SOA is of a zone that the name is not in is not to be kept. It allocates only if
-// the answer section holds what does not belong there.
-func (r *Response) Prune(name []byte, typ uint16, dnssec bool) {
+// the answer section holds what does not belong there. It reports false if the
+// answer is malformed where what belongs cannot be told from the rest.
+func (r *Response) Prune(name []byte, typ uint16, dnssec bool) bool {
 	var offsets [maxChain]int
 	chain := r.chain(offsets[:])
 	authority := int(binary.BigEndian.Uint16(r.Msg[8:]))
@@ -27,7 +28,7 @@ func (r *Response) Prune(name []byte, typ uint16, dnssec bool) {
 	for i := range r.Answers + authority {
 		var rr RR
 		if !rr.Parse(r.Msg, end) {
-			return
+			return false
 		}
 		end = rr.End
 		switch {
@@ -49,7 +50,7 @@ func (r *Response) Prune(name []byte, typ uint16, dnssec bool) {
 	r.Keep = r.Keep && (answered || soa)
 	switch {
 	case foreign, r.Negative && !dnssec && leading < soas:
-		r.rebuild(chain, name, typ, dnssec)
+		return r.rebuild(chain, name, typ, dnssec)
 	case dnssec:
 		r.shorten(end, authority)
 	case r.Negative && soas > 0:
@@ -57,6 +58,7 @@ func (r *Response) Prune(name []byte, typ uint16, dnssec bool) {
 	default:
 		r.shorten(answersEnd, 0)
 	}
+	return true
 }
 
 // chain returns the offsets of the names that aliases lead to, from the question's
@@ -108,7 +110,7 @@ func (r *Response) shorten(end, authority int) {
 
 // rebuild makes the message anew of the records that belong to it, without
 // compression but for their owners where that is the question's name.
-func (r *Response) rebuild(chain []int, name []byte, typ uint16, dnssec bool) {
+func (r *Response) rebuild(chain []int, name []byte, typ uint16, dnssec bool) bool {
 	msg := append(make([]byte, 0, len(r.Msg)), r.Msg[:HeaderLen+len(name)+4]...)
 	off := len(msg)
 	answers, authority := r.Answers, int(binary.BigEndian.Uint16(r.Msg[8:]))
@@ -116,7 +118,7 @@ func (r *Response) rebuild(chain []int, name []byte, typ uint16, dnssec bool) {
 	for i := range answers + authority {
 		var rr RR
 		if !rr.Parse(r.Msg, off) {
-			return
+			return false
 		}
 		off = rr.End
 		section := 0
@@ -129,8 +131,7 @@ func (r *Response) rebuild(chain []int, name []byte, typ uint16, dnssec bool) {
 		start := len(msg)
 		longer, ok := AppendRecord(msg, r.Msg, rr, rr.TTL)
 		if !ok || len(longer) > MaxMessage {
-			r.Keep = false
-			return
+			return false
 		}
 		msg = longer
 		if sameName(r.Msg, HeaderLen, rr.Owner) {
@@ -145,11 +146,11 @@ func (r *Response) rebuild(chain []int, name []byte, typ uint16, dnssec bool) {
 	keep, rcode := r.Keep, r.Rcode
 	again, err := ParseResponse(msg, name, typ)
 	if err != nil {
-		r.Keep = false
-		return
+		return false
 	}
 	*r = *again
 	r.Keep, r.Rcode = r.Keep && keep, rcode
+	return true
 }
 
 func contains(msg []byte, names []int, name int) bool {

@@ -60,7 +60,9 @@ func TestPrune(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				r.Prune(n, TypeA, c.dnssec)
+				if !r.Prune(n, TypeA, c.dnssec) {
+					t.Fatal("malformed")
+				}
 				var got dns.Msg
 				if err := got.Unpack(r.Msg); err != nil {
 					t.Fatalf("%x: %v", r.Msg, err)
