@@ -1,8 +1,10 @@
 package dns
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"net/netip"
+	"sort"
 	"time"
 
 	"github.com/sluicenet/sluice/dns/cache"
@@ -187,6 +189,9 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 			break
 		}
 		target := a.Target
+		if wire.EqualFold(target, q.Name) { // in a circle; a longer one ends at maxChain
+			break
+		}
 		owner, nameLen = at, len(target)
 		a = z.Lookup(target, q.Type)
 		if a.Status == zone.Elsewhere {
@@ -216,7 +221,11 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 	switch a.Status {
 	case zone.Success:
 		answers := r.Len()
-		appendRotated(&r, a.Records, a.Count, q.Type, owner)
+		if a.NearCount > 0 {
+			appendNear(&r, a, owner)
+		} else {
+			appendRotated(&r, a.Records, a.Count, q.Type, owner)
+		}
 		if q.Type == wire.TypeSRV && !r.Truncated() {
 			appendTargets(&r, z, answers)
 		}
@@ -245,6 +254,37 @@ func appendRotated(r *wire.Reply, records []byte, count int, typ uint16, owner i
 	if first > 0 && !r.Truncated() {
 		r.Answer(records[:first], owner)
 	}
+}
+
+// appendNear appends addresses, the near ones first: of these a random one, and
+// likewise of the others.
+func appendNear(r *wire.Reply, a zone.Answer, owner int) {
+	size := wire.PackedLen(a.Near) // addresses of one family are of one size
+	first := rand.IntN(a.NearCount) * size
+	r.Answer(a.Near[first:], owner)
+	if first > 0 && !r.Truncated() {
+		r.Answer(a.Near[:first], owner)
+	}
+	first = rand.IntN(a.Count) * size
+	for i := range a.Count {
+		at := (first + i*size) % len(a.Records)
+		record := a.Records[at : at+size]
+		if r.Truncated() {
+			return
+		}
+		if !contains(a.Near, record) {
+			r.Answer(record, owner)
+		}
+	}
+}
+
+// contains reports whether a record is among others of its size, which are sorted.
+func contains(records, record []byte) bool {
+	size := len(record)
+	_, found := sort.Find(len(records)/size, func(i int) int {
+		return bytes.Compare(record, records[i*size:(i+1)*size])
+	})
+	return found
 }
 
 // appendTargets adds the addresses of the SRV records that begin at offset off,
@@ -280,6 +320,15 @@ func appendResolved(r *wire.Reply, it *cache.Item, now time.Time) uint16 {
 	for rr := range it.Records() {
 		record, ok := wire.AppendRecord(buf[:0], it.Msg, rr, it.TTL(now, rr.TTL))
 		if !ok || !r.Raw(record) {
+			return it.Rcode
+		}
+	}
+	// RFC 2308 §5: without the SOA nobody keeps that there is no such thing.
+	for rr := range it.Authority() {
+		if rr.Type != wire.TypeSOA {
+			continue
+		}
+		if record, ok := wire.AppendRecord(buf[:0], it.Msg, rr, it.TTL(now, rr.TTL)); !ok || !r.RawIn(1, record) {
 			break
 		}
 	}

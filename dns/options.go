@@ -145,7 +145,7 @@ func (o *Options) nameservers() []netip.Addr {
 func (o *Options) zoneOptions() zone.Options {
 	return zone.Options{
 		Zones: o.Zones, TTL: o.TTL, Pods: o.Pods, EndpointPodNames: o.EndpointPodNames,
-		Nameservers: o.nameservers(), Service: o.Service,
+		Nameservers: o.nameservers(), Service: o.Service, Node: o.Node,
 	}
 }
 

@@ -133,7 +133,7 @@ var semantics = []testCase{
 		"ext-ext.testns.svc.cluster.local. 5 IN CNAME ext.testns.svc.cluster.local.", "ext.testns.svc.cluster.local. 5 IN CNAME www.example.com.",
 		"www.example.com. 60 IN CNAME web.example.com.", "web.example.com. 60 IN A 192.0.2.1")},
 	{rule: "C10 upstream fails", name: "ext-fails.testns.svc.cluster.local.", typ: "A", answer: rr("ext-fails.testns.svc.cluster.local. 5 IN CNAME fails.example.com.")},
-	{rule: "RFC 6604", name: "ext-gone.testns.svc.cluster.local.", typ: "A", rcode: nx, answer: rr("ext-gone.testns.svc.cluster.local. 5 IN CNAME gone.example.com.")},
+	{rule: "RFC 6604", name: "ext-gone.testns.svc.cluster.local.", typ: "A", rcode: nx, answer: rr("ext-gone.testns.svc.cluster.local. 5 IN CNAME gone.example.com."), soa: "example.com."},
 	{rule: "RFC 6604", name: "ext-nowhere.testns.svc.cluster.local.", typ: "A", rcode: nx, soa: clusterZone,
 		answer: rr("ext-nowhere.testns.svc.cluster.local. 5 IN CNAME nowhere.testns.svc.cluster.local.")},
 

@@ -59,9 +59,13 @@ func (r *Response) parseRecords(msg, name []byte, typ uint16) bool {
 	answered, least := false, uint32(1<<31)
 	soa := false
 	extra := uint16(0)
+	var owner [MaxName]byte
 	for i := range total {
 		var rr RR
 		if !rr.Parse(msg, off) {
+			return false
+		}
+		if _, ok := AppendName(owner[:0], msg, off); !ok && i < authority {
 			return false
 		}
 		if i >= authority && rr.Type == TypeOPT {
@@ -213,13 +217,21 @@ func AppendRecord(dst, msg []byte, rr RR, ttl uint32) ([]byte, bool) {
 }
 
 // Records yields the records of the answer section.
-func (r *Response) Records() iter.Seq[RR] {
+func (r *Response) Records() iter.Seq[RR] { return r.records(0, r.Answers) }
+
+// Authority yields the records of the authority section.
+func (r *Response) Authority() iter.Seq[RR] {
+	return r.records(r.Answers, r.Answers+int(binary.BigEndian.Uint16(r.Msg[8:])))
+}
+
+// records yields records by their numbers.
+func (r *Response) records(from, to int) iter.Seq[RR] {
 	return func(yield func(RR) bool) {
 		off, ok := nameEnd(r.Msg, HeaderLen)
 		off += 4
-		for i := 0; ok && i < r.Answers; i++ {
+		for i := 0; ok && i < to; i++ {
 			var rr RR
-			if !rr.Parse(r.Msg, off) || !yield(rr) {
+			if !rr.Parse(r.Msg, off) || i >= from && !yield(rr) {
 				return
 			}
 			off = rr.End

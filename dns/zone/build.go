@@ -202,9 +202,12 @@ func (b *builder) headless(r *records, s *model.Snapshot, svc *model.Service, ow
 	srvs := map[target]bool{}
 	counts := map[string]int{} // records that share the weight, by owner
 	seen := map[endpointPort]bool{}
-	full := b.hasAddressLikeHostname(s, svc)
+	full, near := b.hasAddressLikeHostname(s, svc), b.nearest(s, svc)
 	for ep := range b.endpoints(s, svc) {
 		r.addAddr(owner, b.ttl, ep.addr)
+		if near[ep.ep] {
+			r.addNear(owner, b.ttl, ep)
+		}
 		host := b.endpoint(r, ep, owner, reverse, full)
 		for _, p := range ep.slice.Ports {
 			if host == "" || p.Port == 0 || seen[endpointPort{ep.addr, p.Name, p.Protocol, p.Port}] {

@@ -69,6 +69,9 @@ type Options struct {
 	Nameservers []netip.Addr
 	// Service is the one whose ClusterIPs lead clients to this server too, if any.
 	Service model.Name
+	// Node is the one whose clients the zone answers; empty: of all. Services that
+	// ask for near endpoints have those of this node or its zone first.
+	Node string
 	// Now gives the serial number of the zone; by default time.Now.
 	Now func() time.Time
 }

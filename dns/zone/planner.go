@@ -88,6 +88,12 @@ func (p *Planner) Update(u model.Update) (*Zone, []Finding) {
 			}
 		case model.KindNamespace:
 			namespaces = append(namespaces, key.Name)
+		case model.KindNode:
+			if key.Name == p.Node {
+				for _, name := range p.movedServices(u) {
+					services[name] = struct{}{}
+				}
+			}
 		}
 	}
 

@@ -50,7 +50,7 @@ func (z *Zone) WriteTo(w io.Writer) (int64, error) {
 			}
 		}
 		for typ, rrs := range e.types() {
-			if typ == typeDashedA || typ == typeDashedAAAA || typ == typeEndpointPTR {
+			if typ >= typeEndpointPTR && typ <= typeNearAAAA {
 				continue
 			}
 			if err := writeRecords(out, e.name(), rrs); err != nil {

@@ -51,9 +51,12 @@ type Answer struct {
 	Status  Status
 	Records []byte // packed, see [wire.Reply]
 	Count   int
-	Target  []byte // of an Alias: the name it leads to, in lower case
-	SOA     []byte // packed, for negative answers
-	Apex    int    // length of the name of the zone that the name is in
+	// Near are those of the addresses that the answer is to begin with, again.
+	Near      []byte
+	NearCount int
+	Target    []byte // of an Alias: the name it leads to, in lower case
+	SOA       []byte // packed, for negative answers
+	Apex      int    // length of the name of the zone that the name is in
 	// Reverse says that the name is of a tree that others have a part in: one
 	// that does not exist here may exist elsewhere.
 	Reverse bool
@@ -140,7 +143,7 @@ func (z *Zone) Lookup(name []byte, typ uint16) Answer {
 func (z *Zone) lookupEntry(a *Answer, e *entry, name []byte, typ uint16) {
 	a.Status = NoData
 	switch {
-	case typ >= typeEndpointPTR && typ <= typeDashedPTR: // no records that a client may see
+	case typ >= typeEndpointPTR && typ <= typeNearAAAA: // no records that a client may see
 		return
 	case typ == wire.TypeSOA && len(name) == a.Apex:
 		a.Status, a.Records, a.Count = Success, a.SOA, 1
@@ -158,6 +161,9 @@ func (z *Zone) lookupEntry(a *Answer, e *entry, name []byte, typ uint16) {
 		return
 	default:
 		a.Records, a.Count = e.get(typ)
+		if near := nearType(typ); near != 0 && a.Count > 1 {
+			a.Near, a.NearCount = e.get(near)
+		}
 	}
 	if a.Count > 0 {
 		a.Status = Success
