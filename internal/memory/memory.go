@@ -52,6 +52,7 @@ func Tend(ctx context.Context) {
 	heap := newReader()
 	before := heap.read()
 	current := 100
+	var freed uint64 // what was allocated when memory was given back last
 	for {
 		select {
 		case <-ctx.Done():
@@ -64,12 +65,22 @@ func Tend(ctx context.Context) {
 			debug.SetGCPercent(p)
 			current = p
 		}
-		// Not while it is needed: something allocates.
-		if added < burst/16 && now.held > now.alive+now.alive*uint64(current)/100+idle {
+		if giveBack(now, added, now.allocated-freed, current) {
 			debug.FreeOSMemory()
+			freed = now.allocated
 		}
 		before = now
 	}
+}
+
+// giveBack reports whether a heap that collects at a percentage should give back
+// what it holds for nothing, given how much was allocated since the last look and
+// since it gave back last. It does not while something allocates, which would need
+// it again. To give back is to collect: for a little that is held for nothing it is
+// worth it only when as much as the heap itself has come and gone.
+func giveBack(now sample, added, since uint64, percent int) bool {
+	bound := now.alive + now.alive*uint64(percent)/100
+	return added < burst/16 && (now.held > bound+idle || now.held > bound && since > now.alive)
 }
 
 // sample is the heap at a moment, in bytes.

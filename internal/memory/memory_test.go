@@ -59,6 +59,25 @@ func TestTend(t *testing.T) {
 	<-ended
 }
 
+func TestGiveBack(t *testing.T) {
+	const alive, bound = 80 << 20, 90 << 20 // at 12.5 percent, which is 12
+	for _, c := range []struct {
+		held, added, since uint64
+		want               bool
+	}{
+		{bound + idle + 1, 0, 0, true},
+		{bound + idle + 1, burst / 16, 0, false}, // something allocates
+		{bound + 1<<20, 0, alive, false},
+		{bound + 1<<20, 0, alive + 1, true},
+		{bound + 1<<20, burst / 16, alive + 1, false},
+		{alive, 0, 10 * alive, false}, // nothing to give back
+	} {
+		if got := giveBack(sample{alive: alive, held: c.held}, c.added, c.since, 12); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}
+
 // TestTendLeavesAlone checks that an operator's choice stays.
 func TestTendLeavesAlone(t *testing.T) {
 	t.Setenv("GOGC", "100")
