@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -132,5 +134,31 @@ func TestSelect(t *testing.T) {
 	}
 	if _, err := Select(people, "a", []string{"bob"}); err == nil || err.Error() != `"bob" not found` {
 		t.Errorf("bob in a: %v", err)
+	}
+}
+
+// TestSuccessorKeepsItsSocket proves that who ends removes its own socket, and
+// not that of a process which has taken over.
+func TestSuccessorKeepsItsSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	end := serve(t, server(), path)
+	next := server()
+	next.TakeOver = true
+	next.Questions["new"] = func(context.Context, url.Values) (any, error) { return true, nil }
+	endNext := serve(t, next, path)
+	c := NewClient(path)
+	var is bool
+	for deadline := time.Now().Add(20 * time.Second); c.Ask(t.Context(), "new", nil, &is) != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the successor does not answer")
+		}
+	}
+	end()
+	if err := c.Ask(t.Context(), "new", nil, &is); err != nil {
+		t.Errorf("after the first one's end: %v", err)
+	}
+	endNext()
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket stays: %v", err)
 	}
 }

@@ -78,6 +78,7 @@ func (s *Server) Run(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("admin socket: %w", err)
 	}
+	defer removeOwn(path)()
 	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
@@ -85,6 +86,17 @@ func (s *Server) Run(ctx context.Context, path string) error {
 		return fmt.Errorf("admin socket: %w", err)
 	}
 	return nil
+}
+
+// removeOwn returns what removes the socket that is there now, unless a successor
+// has put its own in its place by then.
+func removeOwn(path string) func() {
+	own, err := os.Lstat(path)
+	return func() {
+		if now, gone := os.Lstat(path); err == nil && gone == nil && os.SameFile(own, now) {
+			_ = os.Remove(path)
+		}
+	}
 }
 
 func listen(ctx context.Context, path string) (net.Listener, error) {
@@ -107,11 +119,11 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
 	return l, os.Chmod(path, 0o600)
 }
 
 // replace makes a socket beside the one that is there and puts it in its place.
-// Nobody removes it at the end, since it may be a successor's then.
 func replace(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
