@@ -59,7 +59,7 @@ func configured(cmd *cobra.Command, r role, add func(*process) error) *cobra.Com
 	return withConfiguration(cmd, r, func(cmd *cobra.Command, c *config.Configuration, notes []kubeproxy.Note) error {
 		log := logger(c.Log)
 		for _, n := range notes {
-			log.Warn("a field of kube-proxy's configuration has no meaning here", "field", n.Field, "why", n.Why)
+			log.Warn("a setting of kube-proxy has no meaning here", "setting", n.Field, "why", n.Why)
 		}
 		p, err := newProcess(cmd.Context(), c, log)
 		if err != nil {
@@ -99,8 +99,8 @@ func withConfiguration(cmd *cobra.Command, r role, run func(*cobra.Command, *con
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration file (sluice.io/v1alpha1 Configuration)")
 	c.Flags(cmd.Flags())
-	others := func() []kubeproxy.Note { return nil }
-	if r.node && !r.control {
+	others := func(*config.Configuration) []kubeproxy.Note { return nil }
+	if r.node {
 		others = kubeproxy.AddFlags(cmd.Flags())
 	}
 	cmd.Args = cobra.NoArgs
@@ -124,10 +124,11 @@ func withConfiguration(cmd *cobra.Command, r role, run func(*cobra.Command, *con
 		if c.NodeName == "" {
 			c.NodeName, _ = os.Hostname()
 		}
+		c.Complete()
 		if err := c.Validate(); err != nil {
 			return fmt.Errorf("configuration: %w", err)
 		}
-		return run(cmd, &c, append(notes, others()...))
+		return run(cmd, &c, append(notes, others(&c)...))
 	}
 	return cmd
 }

@@ -64,7 +64,9 @@ func newProcess(ctx context.Context, conf *config.Configuration, log *slog.Logge
 	if conf.Manifests == "" {
 		loading := clientcmd.NewDefaultClientConfigLoadingRules()
 		loading.ExplicitPath = conf.Kubeconfig
-		c, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(loading, nil).ClientConfig()
+		overrides := &clientcmd.ConfigOverrides{}
+		overrides.ClusterInfo.Server = conf.APIServer
+		c, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(loading, overrides).ClientConfig()
 		if err != nil {
 			return nil, fmt.Errorf("no cluster: %w; name a kubeconfig with --kubeconfig, or a directory of manifests with --manifests", err)
 		}

@@ -190,6 +190,14 @@ func TestWhoWins(t *testing.T) {
 			t.Errorf("%q: error %v, want %q", c.args, err, c.want)
 		}
 	}
+	restricted := filepath.Join(dir, "restricted.conf")
+	write(t, restricted, "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nnodePortAddresses: [10.0.0.0/8]\n")
+	if got, _, err := configuration([]string{"--kube-proxy-config", restricted, "--iptables-localhost-nodeports=false"}); err != nil || !slices.Equal(got.Proxy.NodePortAddresses, []string{"10.0.0.0/8"}) {
+		t.Errorf("NodePorts answer on %q, %v", got.Proxy.NodePortAddresses, err)
+	}
+	if got, _, err := configuration([]string{"--proxy-mode=iptables"}); err != nil || !slices.Equal(got.Proxy.NodePortAddresses, []string{"all", "localhost"}) {
+		t.Errorf("NodePorts answer on %q, %v", got.Proxy.NodePortAddresses, err)
+	}
 	got, notes, err := configuration([]string{"--oom-score-adj=-3", "--kube-proxy-config", theirs, "--config", ours, "--healthz-bind-address=192.0.2.1", "--iptables-masquerade-bit=3"})
 	if err != nil || got.Proxy.OOMScoreAdj != -3 || got.Proxy.Mode != "iptables" || len(got.Proxy.ClusterCIDRs) != 1 || got.Proxy.Healthz != "192.0.2.1:10256" || got.Proxy.MasqueradeMark != 8 || notes != 1 {
 		t.Errorf("%+v, %d notes, %v", got.Proxy, notes, err)
@@ -206,4 +214,24 @@ func configuration(args []string) (c config.Configuration, notes int, err error)
 	cmd.SetArgs(args)
 	err = cmd.Execute()
 	return c, notes, err
+}
+
+// TestAPIServer proves that a named API server wins over the kubeconfig's.
+func TestAPIServer(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	write(t, file, "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'http://192.0.2.1:1'}}]\ncontexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n")
+	for args, want := range map[string]string{"": "http://192.0.2.1:1", "--master=http://192.0.2.2:2": "http://192.0.2.2:2"} {
+		c, _, err := configuration(append(strings.Fields(args), "--kubeconfig", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := newProcess(t.Context(), &c, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.stop()
+		if got := strings.TrimSuffix(p.rest.Host, "/"); got != want {
+			t.Errorf("%q: asks %s, want %s", args, got, want)
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"math/bits"
 	"net"
 	"net/netip"
-	"slices"
 	"strconv"
 
 	"github.com/spf13/pflag"
@@ -19,6 +18,7 @@ const aliasOf = "sluice.io/alias-of"
 var aliases = map[string]string{
 	"hostname-override":                 "node-name",
 	"logging-format":                    "log-format",
+	"master":                            "api-server",
 	"bind-address-hard-fail":            "proxy-healthz-hard-fail",
 	"cluster-cidr":                      "proxy-cluster-cidrs",
 	"nodeport-addresses":                "proxy-node-port-addresses",
@@ -47,21 +47,32 @@ func addAliases(set *pflag.FlagSet, c *Configuration) {
 	for name, of := range aliases {
 		alias(set, name, of, set.Lookup(of).Value)
 	}
-	alias(set, "healthz-bind-address", "proxy-healthz", &bindAddress{set.Lookup("proxy-healthz").Value, HealthzPort})
-	alias(set, "metrics-bind-address", "metrics", &bindAddress{set.Lookup("metrics").Value, MetricsPort})
+	addServer(set, "healthz", set.Lookup("proxy-healthz"), HealthzPort)
+	addServer(set, "metrics", set.Lookup("metrics"), MetricsPort)
 	alias(set, "iptables-masquerade-bit", "proxy-masquerade-mark", (*bit)(&c.Proxy.MasqueradeMark))
 	alias(set, "v", "log-level", (*verbosity)(&c.Log.Level))
-	alias(set, "iptables-localhost-nodeports", "proxy-node-port-addresses", (*localhost)(&c.Proxy.NodePortAddresses))
+	hidden(set, "iptables-localhost-nodeports", "proxy-node-port-addresses", boolPointer{&c.Proxy.LocalhostNodePorts})
 }
 
+// alias adds another name of a flag, whose value v reads in its own way.
 func alias(set *pflag.FlagSet, name, of string, v pflag.Value) {
-	f := set.VarPF(v, name, "", "kube-proxy's name of --"+of)
+	hidden(set, name, of, v).Annotations = map[string][]string{aliasOf: {of}}
+}
+
+// hidden adds a flag that has to do with one of ours. A name of one letter is a
+// shorthand too.
+func hidden(set *pflag.FlagSet, name, of string, v pflag.Value) *pflag.Flag {
+	short := ""
+	if len(name) == 1 {
+		short = name
+	}
+	f := set.VarPF(v, name, short, "kube-proxy's name of --"+of)
 	f.NoOptDefVal = set.Lookup(of).NoOptDefVal
 	if v.Type() == "bool" {
 		f.NoOptDefVal = "true"
 	}
 	f.Hidden = true
-	f.Annotations = map[string][]string{aliasOf: {of}}
+	return f
 }
 
 // The ports of kube-proxy's servers, which their addresses may leave out.
@@ -70,14 +81,65 @@ const (
 	MetricsPort = 10249
 )
 
-// bindAddress is an address whose port may be left out.
-type bindAddress struct {
-	pflag.Value
-	port int
+// server is the address of a server as kube-proxy's flags have it: an address
+// whose port may be left out, and the port that it has then. Port 0 is no server.
+type server struct {
+	address pflag.Value
+	given   string
+	port    int
 }
 
+func addServer(set *pflag.FlagSet, name string, of *pflag.Flag, port int) {
+	s := &server{address: of.Value, port: port}
+	alias(set, name+"-bind-address", of.Name, (*serverAddress)(s))
+	hidden(set, name+"-port", of.Name, (*serverPort)(s))
+}
+
+func (s *server) apply() error {
+	switch {
+	case s.port == 0:
+		return s.address.Set("")
+	case s.given != "":
+		return s.address.Set(WithPort(s.given, s.port))
+	}
+	return nil
+}
+
+// serverAddress is the flag of the address.
+type serverAddress server
+
+// Type implements [pflag.Value].
+func (a *serverAddress) Type() string { return "string" }
+
+// String implements [pflag.Value].
+func (a *serverAddress) String() string { return a.address.String() }
+
 // Set implements [pflag.Value].
-func (b *bindAddress) Set(s string) error { return b.Value.Set(WithPort(s, b.port)) }
+func (a *serverAddress) Set(s string) error {
+	if a.given = s; s == "" {
+		return a.address.Set("")
+	}
+	return (*server)(a).apply()
+}
+
+// serverPort is the flag of the port.
+type serverPort server
+
+// Type implements [pflag.Value].
+func (p *serverPort) Type() string { return "number" }
+
+// String implements [pflag.Value].
+func (p *serverPort) String() string { return strconv.Itoa(p.port) }
+
+// Set implements [pflag.Value].
+func (p *serverPort) Set(s string) error {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return fmt.Errorf("expected a number from 0 to 65535, found %q", s)
+	}
+	p.port = int(n)
+	return (*server)(p).apply()
+}
 
 // WithPort adds a port to an address that has none.
 func WithPort(address string, port int) string {
@@ -132,31 +194,5 @@ func (v *verbosity) Set(s string) error {
 	if n >= debugVerbosity {
 		*v = "debug"
 	}
-	return nil
-}
-
-// localhost is whether a list of addresses for NodePorts has the word for it.
-type localhost []string
-
-// Type implements [pflag.Value].
-func (l *localhost) Type() string { return "bool" }
-
-// String implements [pflag.Value].
-func (l *localhost) String() string { return strconv.FormatBool(slices.Contains(*l, "localhost")) }
-
-// Set implements [pflag.Value].
-func (l *localhost) Set(s string) error {
-	on, err := strconv.ParseBool(s)
-	if err != nil {
-		return fmt.Errorf("expected true or false, found %q", s)
-	}
-	rest := slices.DeleteFunc(slices.Clone(*l), func(a string) bool { return a == "localhost" })
-	switch {
-	case on && len(rest) == 0:
-		rest = localhost{"all", "localhost"}
-	case on:
-		rest = append(rest, "localhost")
-	}
-	*l = rest
 	return nil
 }

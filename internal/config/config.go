@@ -34,6 +34,7 @@ type Configuration struct {
 	NodeName   string `json:"nodeName,omitempty" usage:"name of this node (default: the host's name)"`
 	Manifests  string `json:"manifests,omitempty" flag:"manifests,f" usage:"directory of manifests to serve instead of a Kubernetes API server"`
 	Kubeconfig string `json:"kubeconfig,omitempty" usage:"kubeconfig file (default: $KUBECONFIG, then the Pod's own service account)"`
+	APIServer  string `json:"apiServer,omitempty" usage:"URL of the Kubernetes API server, instead of the one in the kubeconfig file"`
 	StateDir   string `json:"stateDir,omitempty" usage:"directory that outlives a restart: the mesh's root certificate"`
 	Socket     string `json:"socket,omitempty" usage:"Unix socket on which get and trace ask this process"`
 	Metrics    string `json:"metrics,omitempty" usage:"address of /metrics, /healthz and /livez; empty: none"`
@@ -116,7 +117,7 @@ func (c *Configuration) parse(b []byte) error {
 	}
 	strict, err := json.UnmarshalStrict(doc, c)
 	if err != nil {
-		err = locate(doc, c, err)
+		err = Locate(doc, c, err)
 	}
 	if err := errors.Join(append(strict, err)...); err != nil {
 		return err
@@ -129,6 +130,10 @@ func (c *Configuration) parse(b []byte) error {
 	}
 	return nil
 }
+
+// Complete fills in what follows from several settings together. Call it when
+// files and flags have been read.
+func (c *Configuration) Complete() { c.Proxy.complete() }
 
 // Validate checks what a type cannot say. Each error names the field, what was
 // expected and what was found.

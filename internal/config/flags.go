@@ -2,9 +2,7 @@ package config
 
 import (
 	"encoding"
-	"encoding/json"
 	"fmt"
-	"net/netip"
 	"reflect"
 	"strconv"
 	"strings"
@@ -72,39 +70,6 @@ func addFlags(set *pflag.FlagSet, v reflect.Value, prefix string) {
 // "dns-listen" of "dns.listen".
 func FlagName(field string) string {
 	return dashed(strings.ReplaceAll(field, ".", "-"))
-}
-
-// locate finds the field whose value is wrong. The decoder does not tell it for
-// values that read their own text.
-func locate(doc []byte, c *Configuration, failed error) error {
-	if path, err := locateIn(doc, reflect.ValueOf(c).Elem(), ""); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return failed
-}
-
-func locateIn(doc []byte, v reflect.Value, path string) (string, error) {
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(doc, &fields) != nil {
-		return "", nil
-	}
-	for i := range v.NumField() {
-		field := v.Type().Field(i)
-		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		raw, has := fields[name]
-		if !has {
-			continue
-		}
-		if _, leaf := field.Tag.Lookup("usage"); !leaf && v.Field(i).Kind() == reflect.Struct {
-			if at, err := locateIn(raw, v.Field(i), path+name+"."); err != nil {
-				return at, err
-			}
-		}
-		if err := json.Unmarshal(raw, reflect.New(field.Type).Interface()); err != nil {
-			return path + name, fmt.Errorf("%w, found %s", err, raw)
-		}
-	}
-	return "", nil
 }
 
 func noOptDefault(v reflect.Value) string {
@@ -190,46 +155,42 @@ func text(v reflect.Value) string {
 	return fmt.Sprint(v.Interface())
 }
 
-// expected says of text that cannot be read what it should have been.
-func expected(err error, what, found string) error {
-	if err != nil {
-		return fmt.Errorf("expected %s, found %q", what, found)
-	}
-	return nil
-}
-
 func parse(v reflect.Value, s string) error {
+	var err error
 	switch x := v.Addr().Interface().(type) {
 	case *metav1.Duration:
-		return expected(x.UnmarshalJSON([]byte(strconv.Quote(s))), "a duration such as 10s", s)
-	case *netip.Prefix:
-		return expected(x.UnmarshalText([]byte(s)), "a range such as 10.0.0.0/8", s)
-	case *netip.Addr:
-		return expected(x.UnmarshalText([]byte(s)), "an address such as 10.0.0.1", s)
-	case *netip.AddrPort:
-		return expected(x.UnmarshalText([]byte(s)), "ADDRESS:PORT", s)
+		err = x.UnmarshalJSON([]byte(strconv.Quote(s)))
 	case encoding.TextUnmarshaler:
-		return x.UnmarshalText([]byte(s))
+		err = x.UnmarshalText([]byte(s))
+	default:
+		err = parseKind(v, s)
 	}
+	if want := expectation(v.Type()); err != nil && want != "" {
+		return fmt.Errorf("expected %s, found %q", want, s)
+	}
+	return err
+}
+
+func parseKind(v reflect.Value, s string) error {
 	switch v.Kind() {
 	case reflect.String:
 		v.SetString(s)
 	case reflect.Bool:
 		b, err := strconv.ParseBool(s)
 		if err != nil {
-			return fmt.Errorf("expected true or false, found %q", s)
+			return err
 		}
 		v.SetBool(b)
 	case reflect.Uint32:
 		n, err := strconv.ParseUint(s, 0, 32)
 		if err != nil {
-			return fmt.Errorf("expected a number, found %q", s)
+			return err
 		}
 		v.SetUint(n)
 	case reflect.Int32:
 		n, err := strconv.ParseInt(s, 0, 32)
 		if err != nil {
-			return fmt.Errorf("expected a number, found %q", s)
+			return err
 		}
 		v.SetInt(n)
 	default:

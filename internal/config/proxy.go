@@ -17,14 +17,17 @@ type Proxy struct {
 	ProxyName         string         `json:"proxyName,omitempty" flag:"proxy-name" usage:"serve the Services with this value of the label service.kubernetes.io/service-proxy-name (default: those without it)"`
 	ServiceCIDRs      []netip.Prefix `json:"serviceCIDRs,omitempty" usage:"ranges of ClusterIPs; in a directory of manifests addresses are allocated from them"`
 	ClusterCIDRs      []netip.Prefix `json:"clusterCIDRs,omitempty" usage:"ranges of Pod addresses; what comes from elsewhere to a ClusterIP is masqueraded"`
-	NodePortAddresses []string       `json:"nodePortAddresses,omitempty" usage:"local addresses that answer NodePorts: ranges, or the words all, primary (the Node's first), localhost and none (default: all)"`
-	MasqueradeMark    uint32         `json:"masqueradeMark,omitempty" usage:"packet mark bit of what is to be masqueraded"`
-	MasqueradeAll     bool           `json:"masqueradeAll,omitempty" usage:"masquerade everything that goes to a Service"`
-	Healthz           string         `json:"healthz,omitempty" usage:"address of /healthz and /livez for load balancers, as kube-proxy's; empty: none"`
-	HealthzHardFail   bool           `json:"healthzHardFail,omitempty" usage:"end if another process has the address of proxy.healthz or metrics, instead of trying again until it has not"`
-	Traffic           bool           `json:"traffic" usage:"serve metrics of the connections of each Service, and of its packets and bytes where these are counted"`
-	TrafficBytes      bool           `json:"trafficBytes,omitempty" usage:"count the packets and bytes of each Service, too, where nftables is the engine; each packet then costs a look-up (ipvs always counts them, iptables never)"`
-	OOMScoreAdj       int32          `json:"oomScoreAdj,omitempty" usage:"oom_score_adj of this process; 0: leave it"`
+	NodePortAddresses []string       `json:"nodePortAddresses,omitempty" usage:"local addresses that answer NodePorts: ranges, or the words all, primary (the Node's first), localhost and none (default: all, and localhost too in mode iptables, as kube-proxy)"`
+	// LocalhostNodePorts is kube-proxy's switch of its mode iptables, if its flag is
+	// given; see [Configuration.Complete].
+	LocalhostNodePorts *bool  `json:"-" flag:"-"`
+	MasqueradeMark     uint32 `json:"masqueradeMark,omitempty" usage:"packet mark bit of what is to be masqueraded"`
+	MasqueradeAll      bool   `json:"masqueradeAll,omitempty" usage:"masquerade everything that goes to a Service"`
+	Healthz            string `json:"healthz,omitempty" usage:"address of /healthz and /livez for load balancers, as kube-proxy's; empty: none"`
+	HealthzHardFail    bool   `json:"healthzHardFail,omitempty" usage:"end if another process has the address of proxy.healthz or metrics, instead of trying again until it has not"`
+	Traffic            bool   `json:"traffic" usage:"serve metrics of the connections of each Service, and of its packets and bytes where these are counted"`
+	TrafficBytes       bool   `json:"trafficBytes,omitempty" usage:"count the packets and bytes of each Service, too, where nftables is the engine; each packet then costs a look-up (ipvs always counts them, iptables never)"`
+	OOMScoreAdj        int32  `json:"oomScoreAdj,omitempty" usage:"oom_score_adj of this process; 0: leave it"`
 
 	DetectLocal DetectLocal `json:"detectLocal,omitzero"`
 	IPTables    IPTables    `json:"iptables,omitzero"`

@@ -38,6 +38,8 @@ const (
 	whyLevel    = "the level is the same for all of the program"
 	whyStderr   = "log lines are written at once, to standard error"
 	whyGates    = "there are none here"
+	whyLocal    = "for mode iptables; the list of addresses for NodePorts has the word localhost for all modes"
+	whyMachine  = "nothing is told of the machine"
 	whyAddress  = "the addresses of the node are those of its Node object"
 )
 
@@ -135,7 +137,7 @@ var fields = []field{
 		if in.Mode == "" || in.Mode == "iptables" {
 			return "", nil // with nodePortAddresses
 		}
-		return note(in.IPTables.LocalhostNodePorts != nil && *in.IPTables.LocalhostNodePorts, "for mode iptables; nodePortAddresses has the word localhost for all modes"), nil
+		return note(in.IPTables.LocalhostNodePorts != nil && *in.IPTables.LocalhostNodePorts, whyLocal), nil
 	}},
 	ignored("iptables.syncPeriod", whyVerify, func(in *v1alpha1.KubeProxyConfiguration) any { return in.IPTables.SyncPeriod }),
 	ignored("iptables.minSyncPeriod", whyAtOnce, func(in *v1alpha1.KubeProxyConfiguration) any { return in.IPTables.MinSyncPeriod }),
@@ -285,39 +287,22 @@ func masqueradeAll(all, mine bool, out *config.Configuration) (string, error) {
 // iptables all addresses, and loopback unless it is told not to; ipvs all others
 // than loopback; nftables the node's first.
 func nodePortAddresses(in *v1alpha1.KubeProxyConfiguration, out *config.Configuration) (string, error) {
-	iptables := in.Mode == "" || in.Mode == "iptables"
-	localhost := iptables && (in.IPTables.LocalhostNodePorts == nil || *in.IPTables.LocalhostNodePorts)
-	if len(in.NodePortAddresses) == 0 {
-		switch {
-		case in.Mode == "nftables":
-			out.Proxy.NodePortAddresses = []string{"primary"}
-		case localhost:
-			out.Proxy.NodePortAddresses = []string{"all", "localhost"}
-		default:
-			out.Proxy.NodePortAddresses = []string{"all"}
-		}
-		return "", nil
-	}
-	out.Proxy.NodePortAddresses = nil
-	everywhere := false
 	for i, a := range in.NodePortAddresses {
-		prefix, err := netip.ParsePrefix(a)
-		switch {
-		case err != nil && !slices.Contains([]string{"primary", "localhost", "all"}, a):
+		if _, err := netip.ParsePrefix(a); err != nil && !slices.Contains([]string{"primary", "localhost", "all"}, a) {
 			return "", fmt.Errorf("[%d]: expected a range such as 10.0.0.0/8, or one of the words primary, localhost and all, found %q", i, a)
-		case err == nil && prefix.Addr().IsLoopback() && iptables && !localhost:
-			continue // localhostNodePorts takes it away
-		case err == nil && prefix.Bits() == 0 && prefix.Addr().Is4() && localhost:
-			everywhere = true // 0.0.0.0/0 has 127.0.0.1 in it
 		}
-		out.Proxy.NodePortAddresses = append(out.Proxy.NodePortAddresses, a)
 	}
-	if len(out.Proxy.NodePortAddresses) == 0 {
-		out.Proxy.NodePortAddresses = []string{"none"} // an empty list would be all
+	list := slices.Clone(in.NodePortAddresses)
+	switch {
+	case in.Mode == "" || in.Mode == "iptables":
+		list = config.IPTablesNodePorts(list, in.IPTables.LocalhostNodePorts)
+	case len(list) > 0:
+	case in.Mode == "nftables":
+		list = []string{"primary"}
+	default:
+		list = []string{"all"}
 	}
-	if everywhere && !slices.Contains(out.Proxy.NodePortAddresses, "localhost") {
-		out.Proxy.NodePortAddresses = append(out.Proxy.NodePortAddresses, "localhost")
-	}
+	out.Proxy.NodePortAddresses = list
 	return "", nil
 }
 

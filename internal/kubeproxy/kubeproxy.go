@@ -71,6 +71,9 @@ func Parse(b []byte) (*Configuration, error) {
 	}
 	in := &Configuration{}
 	strict, err := json.UnmarshalStrict(doc, in)
+	if err != nil {
+		err = config.Locate(doc, &in.KubeProxyConfiguration, err)
+	}
 	if err := errors.Join(append(strict, err)...); err != nil {
 		return nil, err
 	}

@@ -194,9 +194,12 @@ func TestNodePortAddresses(t *testing.T) {
 		"mode: nftables":                   {"primary"},
 		"nodePortAddresses: [127.0.0.0/8]": {"127.0.0.0/8"},
 		"nodePortAddresses: [0.0.0.0/0]":   {"0.0.0.0/0", "localhost"},
-		"nodePortAddresses: [10.0.0.0/8, 127.0.0.0/8]\niptables: {localhostNodePorts: false}": {"10.0.0.0/8"},
-		"nodePortAddresses: [127.0.0.0/8]\niptables: {localhostNodePorts: false}":             {"none"},
-		"mode: nftables\nnodePortAddresses: [primary, localhost]":                             {"primary", "localhost"},
+		"nodePortAddresses: [10.0.0.0/8, 127.0.0.0/8]\niptables: {localhostNodePorts: false}":  {"10.0.0.0/8"},
+		"nodePortAddresses: [127.0.0.0/8]\niptables: {localhostNodePorts: false}":              {"none"},
+		"nodePortAddresses: [127.0.0.0/8, 'fd00::/64']\niptables: {localhostNodePorts: false}": {"fd00::/64", "none"},
+		"nodePortAddresses: [10.0.0.0/8, '::1/128']\niptables: {localhostNodePorts: false}":    {"10.0.0.0/8", "none"},
+		"mode: ipvs\nnodePortAddresses: [127.0.0.0/8]\niptables: {localhostNodePorts: false}":  {"127.0.0.0/8"},
+		"mode: nftables\nnodePortAddresses: [primary, localhost]":                              {"primary", "localhost"},
 	} {
 		if c, _ := apply(t, head+text+"\n"); !slices.Equal(c.Proxy.NodePortAddresses, want) {
 			t.Errorf("%q: %v, want %v", text, c.Proxy.NodePortAddresses, want)
@@ -207,11 +210,13 @@ func TestNodePortAddresses(t *testing.T) {
 // TestMistakes names the field of each.
 func TestMistakes(t *testing.T) {
 	for text, want := range map[string]string{
-		"":                 `apiVersion: expected "kubeproxy.config.k8s.io/v1alpha1", found ""`,
-		"kind: x":          `apiVersion: expected "kubeproxy.config.k8s.io/v1alpha1", found ""`,
-		"- a":              "cannot unmarshal",
-		"\t":               "yaml",
-		head + "kind: x\n": `key "kind" already set`,
+		"":                                  `apiVersion: expected "kubeproxy.config.k8s.io/v1alpha1", found ""`,
+		"kind: x":                           `apiVersion: expected "kubeproxy.config.k8s.io/v1alpha1", found ""`,
+		"- a":                               "cannot unmarshal",
+		"\t":                                "yaml",
+		head + "ipvs: {tcpTimeout: soon}\n": `ipvs.tcpTimeout: expected a duration such as 10s, found "soon"`,
+		head + "nodePortAddresses: all\n":   `nodePortAddresses: expected a list, found "all"`,
+		head + "kind: x\n":                  `key "kind" already set`,
 		"apiVersion: " + APIVersion + "\nkind: x\n":           `kind: expected "KubeProxyConfiguration", found "x"`,
 		head + "modes: ipvs\n":                                `unknown field "modes"`,
 		head + "conntrack: {maxPercore: 1}\n":                 `unknown field "conntrack.maxPercore"`,
