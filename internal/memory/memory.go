@@ -13,29 +13,29 @@ import (
 )
 
 // The garbage that a heap may have before it is collected: a part of what is
-// alive, but not so little that small heaps are collected all the time, and at
-// most as much as is alive, which is Go's default.
+// alive, but not so little that small heaps are collected all the time, nor so
+// little that a busy one is collected more often than somebody looks; and at most
+// as much as is alive, which is Go's default.
 const (
 	leastGarbage = 8 << 20
 	part         = 8
 )
 
 // percent returns the GOGC of a heap of which so many bytes are alive, and to
-// which so many were added since the last look. While much is added, as at a
-// start, collecting often would be most of the work.
+// which so many were added since the last look.
 func percent(alive, added uint64) int {
-	if alive == 0 || added > burst {
+	if alive == 0 {
 		return 100
 	}
-	return int(min(100, 100*max(leastGarbage, alive/part)/alive))
+	return int(min(100, 100*max(leastGarbage, alive/part, added)/alive))
 }
 
-// The time between two looks at the heap, what is much in that time, and how much
-// idle memory is worth giving back at once; the runtime gives back the rest by
-// and by.
+// The time between two looks at the heap, what is little to add in that time, and
+// how much idle memory is worth giving back at once; the runtime gives back the
+// rest by and by.
 const (
 	interval = 2 * time.Second
-	burst    = 64 << 20
+	little   = 4 << 20
 	idle     = 16 << 20
 )
 
@@ -80,13 +80,13 @@ func Tend(ctx context.Context) {
 // worth it only when as much as the heap itself has come and gone.
 func giveBack(now sample, added, since uint64, percent int) bool {
 	bound := now.alive + now.alive*uint64(percent)/100
-	return added < burst/16 && (now.held > bound+idle || now.held > bound && since > now.alive)
+	return added < little && (now.held > bound+idle || now.held > bound && since > now.alive)
 }
 
 // sample is the heap at a moment, in bytes.
 type sample struct {
 	alive     uint64 // at the last collection
-	held      uint64 // from the operating system, for the heap
+	held      uint64 // from the operating system, and could be given back but for what is alive
 	allocated uint64 // since the start of the process
 }
 
@@ -98,7 +98,6 @@ func newReader() reader {
 		{Name: "/gc/heap/live:bytes"},
 		{Name: "/memory/classes/heap/objects:bytes"},
 		{Name: "/memory/classes/heap/free:bytes"},
-		{Name: "/memory/classes/heap/unused:bytes"},
 		{Name: "/gc/heap/allocs:bytes"},
 	}
 }
@@ -106,5 +105,7 @@ func newReader() reader {
 func (r reader) read() sample {
 	metrics.Read(r)
 	value := func(i int) uint64 { return r[i].Value.Uint64() }
-	return sample{alive: value(0), held: value(1) + value(2) + value(3), allocated: value(4)}
+	// The holes between objects (heap/unused) are left out: no collection gives
+	// them back, so it would be tried for ever.
+	return sample{alive: value(0), held: value(1) + value(2), allocated: value(3)}
 }

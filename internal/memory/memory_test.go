@@ -14,7 +14,7 @@ func TestPercent(t *testing.T) {
 		want         int
 	}{
 		{0, 0, 100}, {1 << 20, 0, 100}, {8 << 20, 0, 100}, {16 << 20, 0, 50}, {32 << 20, 1 << 20, 25}, {64 << 20, 0, 12}, {1 << 30, 0, 12},
-		{64 << 20, burst, 12}, {64 << 20, burst + 1, 100}, {1 << 30, 1 << 30, 100},
+		{64 << 20, 16 << 20, 25}, {64 << 20, 64 << 20, 100}, {64 << 20, 1 << 30, 100}, {1 << 30, 256 << 20, 25},
 	} {
 		if got := percent(c.alive, c.added); got != c.want {
 			t.Errorf("%d MiB and %d more: %d, want %d", c.alive>>20, c.added>>20, got, c.want)
@@ -66,16 +66,37 @@ func TestGiveBack(t *testing.T) {
 		want               bool
 	}{
 		{bound + idle + 1, 0, 0, true},
-		{bound + idle + 1, burst / 16, 0, false}, // something allocates
+		{bound + idle + 1, little, 0, false}, // something allocates
 		{bound + 1<<20, 0, alive, false},
 		{bound + 1<<20, 0, alive + 1, true},
-		{bound + 1<<20, burst / 16, alive + 1, false},
+		{bound + 1<<20, little, alive + 1, false},
 		{alive, 0, 10 * alive, false}, // nothing to give back
 	} {
 		if got := giveBack(sample{alive: alive, held: c.held}, c.added, c.since, 12); got != c.want {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}
+}
+
+// TestHoles lets go of every second object, so that no page gets free: there is
+// nothing to give back.
+func TestHoles(t *testing.T) {
+	objects := make([]*[256]byte, 1<<19)
+	for i := range objects {
+		objects[i] = new([256]byte)
+	}
+	for i := 0; i < len(objects); i += 2 {
+		objects[i] = nil
+	}
+	debug.FreeOSMemory()
+	s := newReader().read()
+	if s.alive < uint64(len(objects))/2*256 {
+		t.Fatalf("%d MiB alive", s.alive>>20)
+	}
+	if giveBack(s, 0, 0, 12) {
+		t.Errorf("%d MiB held for %d MiB alive, after all was given back", s.held>>20, s.alive>>20)
+	}
+	runtime.KeepAlive(objects)
 }
 
 // TestTendLeavesAlone checks that an operator's choice stays.
