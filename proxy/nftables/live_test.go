@@ -306,6 +306,9 @@ func TestListing(t *testing.T) {
 	}
 	w := newWorld(t, proxy.Config{Node: "node1", ClusterCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")},
 		NodePorts: proxy.NodePortAddresses{CIDRs: []netip.Prefix{netip.MustParsePrefix("10.240.0.0/24"), netip.MustParsePrefix("fd00:10:240::/64")}}})
+	w.traffic = true
+	w.engine = w.newEngine()
+	w.must(w.engine.Sync(t.Context(), w.plan))
 	w.put(service("web", func(s *model.Service) {
 		s.Type = corev1.ServiceTypeLoadBalancer
 		s.LoadBalancerIPs = []netip.Addr{lb4, lb6}

@@ -45,6 +45,7 @@ type world struct {
 	engine  *Engine
 	flows   *conntrack.Cleaner
 	plan    *proxy.Plan
+	traffic bool // new engines count packets
 }
 
 // Virtual addresses, which the router sends to node1.
@@ -91,7 +92,7 @@ func (w *world) pods() []*lab.Pod { return []*lab.Pod{w.a, w.b, w.c} }
 
 func (w *world) newEngine() *Engine {
 	w.t.Helper()
-	e, err := New(Options{NetNS: w.node1.FD(), Traffic: true, Log: testLog(w.t)})
+	e, err := New(Options{NetNS: w.node1.FD(), Traffic: w.traffic, Log: testLog(w.t)})
 	w.must(err)
 	w.t.Cleanup(func() { _ = e.Close() })
 	return e
