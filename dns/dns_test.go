@@ -12,10 +12,19 @@ import (
 	"github.com/miekg/dns"
 
 	sluicedns "github.com/sluicenet/sluice/dns"
+	"github.com/sluicenet/sluice/dns/forward"
 	"github.com/sluicenet/sluice/dns/internal/dnstest"
 )
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
+
+// askOnce forwards to one server and asks it nothing a second time where the machine
+// is slow, for tests that count what it was asked.
+func askOnce(o *sluicedns.Options, upstream *dnstest.Upstream) {
+	const patience = 30 * time.Second
+	o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...)
+	o.Forward.Hedge, o.Forward.Timeout, o.Forward.Total = patience, patience, patience
+}
 
 // start runs a server of the cluster on loopback for the time of the test, and
 // waits until it answers from the store's newest snapshot.

@@ -30,7 +30,7 @@ func TestMissesAreCoalesced(t *testing.T) {
 		}
 		return dnstest.Reply(q, dns.RcodeSuccess, "cold.example.com. 0 IN A 192.0.2.7")
 	})
-	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...) })
+	s := start(t, func(o *sluicedns.Options) { askOnce(o, upstream) })
 	const count = 100
 	var wg sync.WaitGroup
 	for i := range count {
@@ -97,7 +97,7 @@ func TestDNSSECIsKeptApart(t *testing.T) {
 		r.AuthenticatedData = true
 		return r
 	})
-	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...) })
+	s := start(t, func(o *sluicedns.Options) { askOnce(o, upstream) })
 	for range 2 {
 		for _, do := range []bool{true, false} {
 			r := ask(t, s.Addrs()[0], "udp", "signed.example.com.", "A", func(m *dns.Msg) { m.IsEdns0().SetDo(do) })

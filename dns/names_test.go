@@ -59,7 +59,7 @@ func TestHosts(t *testing.T) {
 func TestRewrites(t *testing.T) {
 	upstream := examples(t)
 	s := start(t, func(o *sluicedns.Options) {
-		o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...)
+		askOnce(o, upstream)
 		o.Rewrites = []sluicedns.Rewrite{
 			{From: "api.example.org", To: "svc1.testns.svc.cluster.local"}, {From: "Site.example.org.", To: "web.example.com"},
 			{From: "svc2.testns.svc.cluster.local", To: "svc1.testns.svc.cluster.local"}, {From: "none.example.org", To: "nope.testns.svc.cluster.local"},
@@ -119,7 +119,7 @@ func TestAutopath(t *testing.T) {
 	})
 	var store *model.Store
 	options := func(o *sluicedns.Options) {
-		o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...)
+		askOnce(o, upstream)
 		o.Autopath, o.Node, o.Search = true, "here", []string{"corp"}
 		store = o.Store
 		podHere(o)

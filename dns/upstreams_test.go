@@ -70,7 +70,7 @@ func TestAuthenticData(t *testing.T) {
 		r.AuthenticatedData = q.AuthenticatedData && !q.CheckingDisabled
 		return r
 	})
-	s := start(t, func(o *sluicedns.Options) { o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...) })
+	s := start(t, func(o *sluicedns.Options) { askOnce(o, upstream) })
 	for range 2 {
 		for _, c := range []struct{ ad, cd, want bool }{{false, false, false}, {true, false, true}, {true, true, false}} {
 			r := ask(t, s.Addrs()[0], "udp", "www.example.com.", "A", func(m *dns.Msg) { m.AuthenticatedData, m.CheckingDisabled = c.ad, c.cd })
