@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/maphash"
 	"slices"
 	"time"
@@ -173,7 +174,7 @@ func readBlob(fd int, f proxy.Family, t table, use func(blob []byte)) error {
 	const attempts = 5 // between its two questions somebody may change the size
 	for attempt := 1; ; attempt++ {
 		err := tryBlob(fd, f, t, use)
-		if err != unix.EAGAIN || attempt == attempts {
+		if !errors.Is(err, unix.EAGAIN) || attempt == attempts {
 			return err
 		}
 	}

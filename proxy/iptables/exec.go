@@ -49,8 +49,7 @@ const lockSeconds = 2
 
 func (c *commands) restore(ctx context.Context, f proxy.Family, text []byte) error {
 	do := func() error {
-		_, err := c.runLocked(ctx, text, c.programs[f].restore, "--noflush", "--wait", strconv.Itoa(lockSeconds))
-		return err
+		return c.change(ctx, text, c.programs[f].restore, "--noflush", "--wait", strconv.Itoa(lockSeconds))
 	}
 	if c.intercept != nil {
 		return c.intercept(do)
@@ -70,13 +69,14 @@ func (c *commands) list(ctx context.Context, f proxy.Family, r ref) ([]byte, err
 	return c.run(ctx, nil, c.programs[f].tables, "--wait", strconv.Itoa(lockSeconds), "-t", r.table.String(), "-S", r.name)
 }
 
-// runLocked is run for a program that changes rules.
-func (c *commands) runLocked(ctx context.Context, in []byte, program string, args ...string) ([]byte, error) {
+// change is run for a program that takes the lock.
+func (c *commands) change(ctx context.Context, in []byte, program string, args ...string) error {
 	if c.legacy {
 		c.lock.Lock()
 		defer c.lock.Unlock()
 	}
-	return c.run(ctx, in, program, args...)
+	_, err := c.run(ctx, in, program, args...)
+	return err
 }
 
 // run runs a program in the network namespace.

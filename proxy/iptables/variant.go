@@ -259,7 +259,7 @@ func (e *Engine) try(ctx context.Context, f proxy.Family) (found *listing, err e
 	for _, x := range s.sections()[:2] {
 		x.text(&text)
 	}
-	_, err = c.runLocked(ctx, text.Bytes(), p.restore, "--noflush", "--test", "--wait", strconv.Itoa(lockSeconds))
+	err = c.change(ctx, text.Bytes(), p.restore, "--noflush", "--test", "--wait", strconv.Itoa(lockSeconds))
 	if err == nil {
 		found, err = list(ctx, c, f)
 	}
