@@ -5,11 +5,51 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/proxy"
 	"github.com/sluicenet/sluice/proxy/internal/nfnl"
 )
+
+// countTraffic returns the rules that count packets by the frontend, which
+// connection tracking knows of either direction as the destination that the client
+// has asked for. Packets that nobody has translated are let go at once, and those
+// that find their frontend's address need not be looked for among NodePorts.
+func (r rules) countTraffic(at hook) []rule {
+	accept := verdict(expr.VerdictAccept, "")
+	// The protocol is compared first, for nft cannot load the port of a connection
+	// whose protocol it does not know.
+	ask := func(p proxy.Protocol, id setID) rule {
+		out := rule{l4proto.load(r.family, register(0), span{}), &expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: []byte{byte(p)}}}
+		offset := 0
+		for _, f := range specs[id].key {
+			out = append(out, f.original(r.family, register(offset)))
+			offset += padded(f.size(r.family))
+		}
+		return append(out, &expr.Lookup{SourceRegister: register(0), SetName: specs[id].name}, accept)
+	}
+	out := []rule{{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: register(0)},
+		&expr.Bitwise{SourceRegister: register(0), DestRegister: register(0), Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(ipsDstNAT), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: make([]byte, 4)},
+		accept,
+	}}
+	if at.number == unix.NF_INET_PRE_ROUTING {
+		// What one process of the node sends to another was counted as it left.
+		out = append(out, append(incoming(expr.CmpOpEq, "lo"), accept))
+	}
+	for _, p := range [...]proxy.Protocol{proxy.TCP, proxy.UDP, proxy.SCTP} {
+		out = append(out, ask(p, setTraffic), ask(p, setNodePortTraffic))
+	}
+	return out
+}
+
+// ipsDstNAT is IPS_DST_NAT, the bit of a connection whose destination was
+// translated.
+const ipsDstNAT = 1 << 5
 
 // putCounter appends the counter of an element, with what it has counted before.
 func putCounter(m *batch, t proxy.Traffic) {

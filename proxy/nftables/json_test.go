@@ -102,7 +102,7 @@ func lines(objects []map[string]any) []string {
 				}
 			}
 		}
-		b, _ := json.Marshal(o) //nolint:errcheck // it was JSON
+		b, _ := json.Marshal(o)
 		out = append(out, string(b))
 	}
 	return out
