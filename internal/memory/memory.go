@@ -1,7 +1,7 @@
 // Package memory bounds how much memory a process has beyond what it needs. A
 // node's agent holds the cluster's whole model and changes little of it at a
 // time: Go's usual garbage of as much as the model again would be most of its
-// size, and save nothing.
+// size, and save nothing. Of the program itself it needs little, once it runs.
 package memory
 
 import (
@@ -53,6 +53,7 @@ func Tend(ctx context.Context) {
 	before := heap.read()
 	current := 100
 	var freed uint64 // what was allocated when memory was given back last
+	started := false // as far as that takes memory
 	for {
 		select {
 		case <-ctx.Done():
@@ -65,9 +66,14 @@ func Tend(ctx context.Context) {
 			debug.SetGCPercent(p)
 			current = p
 		}
-		if giveBack(now, added, now.allocated-freed, current) {
+		back := giveBack(now, added, now.allocated-freed, current)
+		if back {
 			debug.FreeOSMemory()
 			freed = now.allocated
+		}
+		if back || !started && added < little {
+			started = true
+			_ = releaseProgram() // or there is no /proc, and they stay
 		}
 		before = now
 	}

@@ -81,7 +81,7 @@ func TestGiveBack(t *testing.T) {
 // TestHoles lets go of every second object, so that no page gets free: there is
 // nothing to give back.
 func TestHoles(t *testing.T) {
-	objects := make([]*[256]byte, 1<<19)
+	objects := make([]*[256]byte, 1<<18)
 	for i := range objects {
 		objects[i] = new([256]byte)
 	}
