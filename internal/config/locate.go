@@ -39,10 +39,10 @@ func locate(raw json.RawMessage, t reflect.Type, path string) (string, error) {
 		if json.Unmarshal(raw, &fields) != nil {
 			return path, fmt.Errorf("expected an object, found %s", raw)
 		}
-		for i := range t.NumField() {
-			name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		for field := range t.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 			if value, has := fields[name]; has && name != "-" {
-				if at, err := locate(value, t.Field(i).Type, strings.TrimPrefix(path+"."+name, ".")); err != nil {
+				if at, err := locate(value, field.Type, strings.TrimPrefix(path+"."+name, ".")); err != nil {
 					return at, err
 				}
 			}
