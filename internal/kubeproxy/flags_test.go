@@ -35,7 +35,7 @@ func flags() (*pflag.FlagSet, *config.Configuration, func(*config.Configuration)
 
 func TestFlagsAreAllKnown(t *testing.T) {
 	set, _, _ := flags()
-	for _, name := range strings.FieldsSeq(kubeProxyFlags) {
+	for name := range strings.FieldsSeq(kubeProxyFlags) {
 		switch f := set.Lookup(name); {
 		case f == nil:
 			t.Errorf("there is no --%s", name)
