@@ -66,7 +66,7 @@ func TestConfiguration(t *testing.T) {
 	}{
 		{"an unknown flag", []string{"--nonsense"}, "unknown flag: --nonsense"},
 		{"an unknown field", []string{"--config", file("dsn: {}\n")}, `unknown field "dsn"`},
-		{"a field of the wrong type", []string{"--config", file("dns: {listen: ['53']}\n")}, "dns.listen: not an ip:port"},
+		{"a field of the wrong type", []string{"--config", file("dns: {listen: ['53']}\n")}, `dns.listen[0]: expected ADDRESS:PORT, found "53"`},
 		{"a file that is no YAML", []string{"--config", file("dns: [\n")}, "configuration.yaml: yaml: line 3"},
 		{"a missing file", []string{"--config", missing}, "no such file or directory"},
 		{"a missing directory", []string{"--manifests", missing}, "manifests: there is no directory " + missing},

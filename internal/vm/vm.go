@@ -56,7 +56,18 @@ func Here(t *testing.T, probe func() error) bool {
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-5*time.Second))
 		defer cancel()
 	}
-	switch err := run(ctx, t.Name(), func(line string) { t.Log(line) }); {
+	var err error
+	for range starts {
+		began := false
+		err = run(ctx, t.Name(), func(line string) {
+			began = began || strings.HasPrefix(line, "=== RUN")
+			t.Log(line)
+		})
+		if began || !errors.Is(err, errNoGuest) || ctx.Err() != nil {
+			break
+		}
+	}
+	switch {
 	case errors.Is(err, errNoGuest) && os.Getenv("CI") == "":
 		t.Skipf("%v; and no guest: %v", lacking, err)
 	case err != nil:
@@ -64,6 +75,10 @@ func Here(t *testing.T, probe func() error) bool {
 	}
 	return false
 }
+
+// starts is how often a guest is started whose emulator ends before the test
+// begins, as it does at times on a machine that is busy.
+const starts = 3
 
 // errNoGuest indicates that it is not the test that failed.
 var errNoGuest = errors.New("the guest did not get to the end of the test")
