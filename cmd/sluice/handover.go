@@ -14,53 +14,57 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// handover is how node agents of one machine know of each other, while one takes
-// over from another. They meet on sockets without a file, which belong to the
+// handover is how agents of one machine, or name servers that run alone, know of
+// each other, while one takes over from another. They meet on sockets without a file, which belong to the
 // network that they program, wherever their directories are.
 //
 // A process that has its Services in force says so to those that were there before,
 // and stays connected; while it is, they program nothing. So two never program
 // against each other, and if the newer one ends early the older one goes on.
 type handover struct {
+	part string // of the agents that succeed each other: node or dns
+
 	mu         sync.Mutex // guards the rest
 	successors int
 	changed    chan struct{} // closed when successors becomes 0 or more than that
 }
 
-func newHandover() *handover { return &handover{changed: make(chan struct{})} }
+func newHandover(part string) *handover {
+	return &handover{part: part, changed: make(chan struct{})}
+}
 
 // meetings is how many processes of a machine can know of each other.
 const meetings = 4
 
-func meeting(n int) string { return fmt.Sprintf("@sluice/node/%d", n) }
+func meeting(part string, n int) string { return fmt.Sprintf("@sluice/%s/%d", part, n) }
 
 // inForce is what a successor says.
 const inForce = '!'
 
-// predecessors connects to the agents that are there.
-func predecessors(ctx context.Context) []net.Conn {
+// predecessors connects to the agents of a part that are there.
+func predecessors(ctx context.Context, part string) []net.Conn {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var out []net.Conn
 	var d net.Dialer
 	for n := range meetings {
-		if c, err := d.DialContext(ctx, "unix", meeting(n)); err == nil {
+		if c, err := d.DialContext(ctx, "unix", meeting(part, n)); err == nil {
 			out = append(out, c)
 		}
 	}
 	return out
 }
 
-// hasPredecessor reports whether another node agent runs on this machine.
-func hasPredecessor(ctx context.Context) bool {
-	conns := predecessors(ctx)
+// hasPredecessor reports whether another agent of a part runs on this machine.
+func hasPredecessor(ctx context.Context, part string) bool {
+	conns := predecessors(ctx, part)
 	for _, c := range conns {
 		_ = c.Close()
 	}
 	return len(conns) > 0
 }
 
-var errMeetings = fmt.Errorf("%d other node agents run on this machine already; stop the oldest of them", meetings)
+var errMeetings = fmt.Errorf("%d others run on this machine already; stop the oldest of them", meetings)
 
 // attend lets successors find this process, until the context ends.
 func (h *handover) attend(ctx context.Context) error {
@@ -68,10 +72,10 @@ func (h *handover) attend(ctx context.Context) error {
 	var lc net.ListenConfig
 	for n := 0; l == nil; n++ {
 		if n == meetings {
-			return errMeetings
+			return fmt.Errorf("sluice %s: %w", h.part, errMeetings)
 		}
 		var err error
-		if l, err = lc.Listen(ctx, "unix", meeting(n)); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
+		if l, err = lc.Listen(ctx, "unix", meeting(h.part, n)); err != nil && !errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("hand-over: %w", err)
 		}
 	}
@@ -130,6 +134,9 @@ func (h *handover) count(by int) {
 // superseded reports whether a successor is in force, and what is closed when that
 // changes.
 func (h *handover) superseded() (yes bool, changed <-chan struct{}) {
+	if h == nil {
+		return false, nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.successors > 0, h.changed

@@ -14,7 +14,7 @@ func TestHandover(t *testing.T) {
 	l := lab.ForTest(t, lab.Options{})
 	node := l.MustNode("node1")
 	// One that has no successor: it is asked before anybody attends.
-	h := newHandover()
+	h := newHandover("node")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	attending := make(chan error, 1)
@@ -26,7 +26,7 @@ func TestHandover(t *testing.T) {
 		}
 	}
 	for found := false; !found; time.Sleep(time.Millisecond) {
-		in(func() { found = hasPredecessor(ctx) })
+		in(func() { found = hasPredecessor(ctx, "node") })
 	}
 	if yes, _ := h.superseded(); yes {
 		t.Fatal("superseded by somebody who only looked")
@@ -43,7 +43,7 @@ func TestHandover(t *testing.T) {
 	for range 2 {
 		<-begun
 		successor, die := context.WithCancel(ctx)
-		in(func() { succeed(successor, predecessors(successor)) })
+		in(func() { succeed(successor, predecessors(successor, "node")) })
 		<-ended
 		if yes, _ := h.superseded(); !yes {
 			t.Error("not superseded by one that is in force")

@@ -71,8 +71,9 @@ func configured(cmd *cobra.Command, r role, add func(*process) error) *cobra.Com
 				return f.err
 			}
 		}
-		if r.node && !r.control {
-			p.before = predecessors(cmd.Context())
+		if part := r.succeeds(); part != "" {
+			p.handover = newHandover(part)
+			p.before = predecessors(cmd.Context(), part)
 			p.admin.TakeOver = len(p.before) > 0
 			p.Go(func() error { return p.handover.attend(p.ctx) })
 		}

@@ -20,6 +20,21 @@ import (
 // role says which parts a process runs.
 type role struct{ node, control, dns bool }
 
+// succeeds names the processes of which one takes over from another while both
+// run: node agents, and name servers that run alone; empty for those that are the
+// only one.
+func (r role) succeeds() string {
+	switch {
+	case r.control:
+		return ""
+	case r.node:
+		return "node"
+	case r.dns:
+		return "dns"
+	}
+	return ""
+}
+
 // preflight sees whether a process could run as it is configured, before
 // anything is changed: one that can only half start must not touch the rules.
 func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
@@ -43,8 +58,9 @@ func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 	if r.control && c.Manifests != "" {
 		add("stateDir "+c.StateDir, writable("stateDir", c.StateDir))
 	}
-	// Another node agent lets this one take over.
-	share := r.node && !r.control && hasPredecessor(ctx)
+	// Another agent lets this one take over.
+	part := r.succeeds()
+	share := part != "" && hasPredecessor(ctx, part)
 	if c.Socket != "" {
 		if answers(ctx, c.Socket) && !share {
 			add("socket "+c.Socket, fmt.Errorf("socket: another sluice answers on %s; stop it, or choose another with --socket", c.Socket))

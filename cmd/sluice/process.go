@@ -42,8 +42,8 @@ type process struct {
 	rest    *rest.Config  // nil: a directory of manifests
 	files   *files.Source // that reads it
 
-	handover *handover
-	before   []net.Conn // to the node agents that this one succeeds
+	handover *handover  // nil: none succeeds it
+	before   []net.Conn // to the agents that this one succeeds
 }
 
 // newProcess prepares a process; its parts are added before run.
@@ -53,7 +53,6 @@ func newProcess(ctx context.Context, conf *config.Configuration, log *slog.Logge
 	p := &process{
 		Group: group, ctx: ctx, stop: stop, conf: conf, log: log,
 		store: model.NewStore(), board: status.NewBoard(), observe: observe.New(version),
-		handover: newHandover(),
 	}
 	p.admin = &admin.Server{
 		Tables: view.Tables(p.store, p.board, p.fileProblems), Log: log,

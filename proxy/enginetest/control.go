@@ -90,11 +90,12 @@ func (o *watcher) keep(t *testing.T, h *host, family int) {
 	o.group.Go(func() {
 		defer func() { _ = conn.Close() }()
 		for o.going(0) {
+			began := time.Now()
 			got := exchange(conn, patience)
 			if o.forgetful.Load() && got.source == "" {
 				return
 			}
-			o.note(h, "kept", to.String(), got)
+			o.note(h, "kept", to.String(), began, got)
 		}
 	})
 }
@@ -110,13 +111,14 @@ func (o *watcher) begin(t *testing.T, h *host, family int) {
 		defer func() { _ = conn.Close() }()
 		for i := 0; o.going(o.pause); i++ {
 			o.made.Add(1)
-			o.note(h, "tcp", to.String(), h.ask("tcp", to, patience))
+			o.note(h, "tcp", to.String(), time.Now(), h.ask("tcp", to, patience))
 			if i%4 == 0 {
 				if o.udp {
-					o.note(h, "udp", to.String(), h.ask("udp", to, patience))
+					o.note(h, "udp", to.String(), time.Now(), h.ask("udp", to, patience))
 				}
+				began := time.Now()
 				if got := exchange(conn, patience); !o.forgetful.Load() {
-					o.note(h, "kept", to.String(), got)
+					o.note(h, "kept", to.String(), began, got)
 				}
 			}
 		}
@@ -141,7 +143,7 @@ func (o *watcher) going(pause time.Duration) bool {
 	}
 }
 
-func (o *watcher) note(h *host, what, to string, got outcome) {
+func (o *watcher) note(h *host, what, to string, began time.Time, got outcome) {
 	o.asked.Add(1)
 	if got.source != "" {
 		return
@@ -149,7 +151,7 @@ func (o *watcher) note(h *host, what, to string, got outcome) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.failed++; len(o.failures) < 10 {
-		o.failures = append(o.failures, fmt.Sprintf("%s from %s to %s, at %v: %s", what, h.name, to, o.phase.Load(), got.by))
+		o.failures = append(o.failures, fmt.Sprintf("%s from %s to %s, at %v: %s after %v", what, h.name, to, o.phase.Load(), got.by, time.Since(began)))
 	}
 }
 
