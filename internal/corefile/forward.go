@@ -31,8 +31,8 @@ func (im *importer) forward(s *server, d directive) {
 		im.needed(d, "the cluster's addresses are answered from its objects, and others asked of the servers of all names")
 		return
 	}
-	servers := im.servers(zones, d, upstreams)
-	if len(servers) == 0 {
+	servers, file := im.servers(zones, d, upstreams)
+	if len(servers) == 0 && !file {
 		return
 	}
 	policy := "random" // CoreDNS' default
@@ -55,7 +55,7 @@ func (im *importer) forward(s *server, d directive) {
 				im.c.DNS.Upstreams = append(im.c.DNS.Upstreams, u)
 			}
 		}
-		if p := before + policy; len(servers) > 1 && !slices.Contains(im.c.DNS.Policies, p) {
+		if p := before + policy; (len(servers) > 1 || file && z == ".") && !slices.Contains(im.c.DNS.Policies, p) {
 			im.c.DNS.Policies = append(im.c.DNS.Policies, p)
 		}
 	}
@@ -68,8 +68,9 @@ func (im *importer) isCluster(servers []string) bool {
 	})
 }
 
-// servers returns the servers of a forward as our configuration names them.
-func (im *importer) servers(zones []string, d directive, upstreams []string) []string {
+// servers returns the servers of a forward as our configuration names them. file
+// says that those of a file are asked.
+func (im *importer) servers(zones []string, d directive, upstreams []string) (servers []string, file bool) {
 	protocol, name := "", ""
 	for _, o := range d.body {
 		switch o.name {
@@ -88,7 +89,6 @@ func (im *importer) servers(zones []string, d directive, upstreams []string) []s
 			im.lost(o, "there is nothing like it")
 		}
 	}
-	var servers []string
 	for _, text := range upstreams {
 		scheme, rest, ok := strings.Cut(text, "://")
 		if !ok {
@@ -98,6 +98,7 @@ func (im *importer) servers(zones []string, d directive, upstreams []string) []s
 		switch {
 		case strings.Contains(strings.ToUpper(text), "__PILLAR__UPSTREAM__SERVERS__"):
 			im.needed(one, "the servers are those of %s", im.c.DNS.Resolv)
+			file = file || isRoot(zones)
 			continue
 		case isPlaceholder(text):
 			im.lost(one, "a placeholder: name the servers in dns.upstreams")
@@ -105,7 +106,7 @@ func (im *importer) servers(zones []string, d directive, upstreams []string) []s
 		case strings.HasPrefix(text, "/"):
 			switch {
 			case isRoot(zones) && len(upstreams) == 1:
-				im.c.DNS.Resolv = text
+				im.c.DNS.Resolv, file = text, true
 			case isRoot(zones):
 				im.lost(one, "the servers of a file are asked where no others are named")
 			default:
@@ -135,5 +136,19 @@ func (im *importer) servers(zones []string, d directive, upstreams []string) []s
 		}
 		servers = append(servers, rest)
 	}
-	return servers
+	im.unused(d, servers, file)
+	return servers, file
+}
+
+// unused notes options that the servers have no use for.
+func (im *importer) unused(d directive, servers []string, file bool) {
+	overTLS := slices.ContainsFunc(servers, func(s string) bool { return strings.HasPrefix(s, "tls://") })
+	for _, o := range d.body {
+		switch {
+		case o.name == "force_tcp" && file:
+			im.lost(o, "the servers of a file are asked over UDP first, and over TCP where an answer is cut")
+		case o.name == "tls_servername" && !overTLS:
+			im.needed(o, "no server is asked over TLS")
+		}
+	}
 }

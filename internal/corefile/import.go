@@ -18,6 +18,7 @@ type importer struct {
 	cluster []string // upstreams that are the cluster's DNS
 	lives   []life
 	listens bool
+	after   []func() // what can be said when all has been read
 	notes   []Note
 }
 
@@ -50,6 +51,8 @@ func (im *importer) run(blocks []block, zone string) {
 		im.zone = clusterZone(servers)
 	}
 	im.c.Zone = im.zone
+	// Our defaults would do what nobody asked for.
+	im.c.DNS.Cache.Stale.Duration, im.c.DNS.Cache.Prefetch = 0, 0
 	for _, s := range servers {
 		s.cluster = slices.Contains(s.zones, im.zone) || slices.ContainsFunc(s.zones, isPlaceholder) || len(s.find("kubernetes")) > 0
 		s.reverse = !s.cluster && !slices.ContainsFunc(s.zones, func(z string) bool { return !isReverse(z) })
@@ -68,8 +71,15 @@ func (im *importer) run(blocks []block, zone string) {
 		for _, d := range s.directives {
 			im.directive(s, d)
 		}
+		im.uncached(s)
+		if zone == "" && slices.ContainsFunc(s.zones, isPlaceholder) {
+			im.lost(directive{name: strings.Join(s.keys, " "), line: s.line}, "a placeholder: the cluster's zone is taken to be %s; name another with --zone", im.zone)
+		}
 	}
 	im.limitLives()
+	for _, f := range im.after {
+		f()
+	}
 	if !im.listens {
 		im.note(directive{name: strings.Join(servers[0].keys, " "), line: servers[0].line}, true,
 			"there is no bind with an address: %v is answered on; name others in dns.listen", im.c.DNS.Listen)
@@ -255,8 +265,13 @@ func (im *importer) bind(s *server, d directive) {
 // metrics reads the address of prometheus.
 func (im *importer) metrics(d directive) {
 	im.c.DNS.CoreDNSMetrics = true
+	for _, o := range d.body {
+		im.lost(o, "metrics are served as they are, without TLS")
+	}
 	if len(d.args) == 0 {
-		im.needed(d, "metrics are at %s", im.c.Metrics)
+		im.after = append(im.after, func() {
+			im.lost(d, "metrics are not at localhost:9153 but at %s; metrics of the configuration names another address", im.c.Metrics)
+		})
 		return
 	}
 	if _, _, err := net.SplitHostPort(d.args[0]); err != nil {

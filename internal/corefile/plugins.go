@@ -15,22 +15,6 @@ import (
 	"github.com/sluicenet/sluice/dns/wire"
 )
 
-// anyway are plugins that ask for what is done anyway.
-var anyway = map[string]string{
-	"errors":      "failures are counted, and what is wrong is logged once",
-	"health":      "/livez is at the address of the metrics",
-	"ready":       "/healthz is at the address of the metrics",
-	"reload":      "files of hosts, certificates and the resolv.conf are read again when they change; a process with another configuration takes over without losing a query",
-	"loop":        "upstreams that ask this server are found out and left out",
-	"loadbalance": "addresses begin with a random one",
-	"bufsize":     "answers over UDP have at most 1232 octets",
-	"multisocket": "there is a socket a core",
-	"lameduck":    "what is under way is answered at the end",
-	"any":         "ANY is answered with what there is",
-	"shed":        "when there is too much to do the newest is done first",
-	"nsid":        "nobody needs it",
-}
-
 // directive takes over one line of a block.
 func (im *importer) directive(s *server, d directive) {
 	switch d.name {
@@ -49,7 +33,7 @@ func (im *importer) directive(s *server, d directive) {
 	case "kubernetes":
 		im.kubernetes(d)
 	case "autopath":
-		im.c.DNS.Autopath = true
+		im.autopath(d)
 	case "log":
 		im.c.DNS.Log.Sample = 1
 		if len(d.args)+len(d.body) > 0 {
@@ -62,11 +46,9 @@ func (im *importer) directive(s *server, d directive) {
 	case "import":
 		im.lost(d, "the file is not here: import what it holds")
 	default:
-		if why, ok := anyway[d.name]; ok {
-			im.needed(d, "%s", why)
-			return
+		if !im.serving(d) {
+			im.lost(d, "there is nothing like the plugin %s", d.name)
 		}
-		im.lost(d, "there is nothing like the plugin %s", d.name)
 	}
 }
 
@@ -77,101 +59,6 @@ func seconds(s string) (time.Duration, bool) {
 	}
 	d, err := time.ParseDuration(s)
 	return d.Truncate(time.Second), err == nil && d >= 0 && d < 1<<31*time.Second
-}
-
-// cache takes over limits of lives: of all names, or of those of one zone.
-func (im *importer) cache(s *server, d directive) {
-	if s.cluster && !isRoot(s.zones) {
-		im.needed(d, "the cluster's names are answered from its objects, with dns.ttl")
-		return
-	}
-	answer, negative := time.Hour, 30*time.Minute // CoreDNS' defaults
-	args := d.args
-	if len(args) > 0 {
-		if ttl, ok := seconds(args[0]); ok {
-			answer, negative, args = ttl, ttl, args[1:]
-		}
-	}
-	if len(args) > 0 {
-		im.lost(d, "it is for all zones of its block")
-	}
-	c := &im.c.DNS.Cache
-	for _, o := range d.body {
-		switch o.name {
-		case "success", "denial":
-			to := &answer
-			if o.name == "denial" {
-				to = &negative
-			}
-			if len(o.args) > 1 {
-				if ttl, ok := seconds(o.args[1]); ok {
-					*to = ttl
-				}
-			}
-			if len(o.args) > 2 {
-				im.lost(o, "TTLs are never raised")
-			}
-			im.needed(o, "what the cache holds is bounded by its memory, dns.cache.mib")
-		case "prefetch":
-			if n, err := strconv.ParseUint(first(o.args), 10, 16); err == nil && isRoot(s.zones) {
-				c.Prefetch = uint32(n)
-			} else {
-				im.lost(o, "dns.cache.prefetch is for all zones")
-			}
-		case "serve_stale":
-			stale, ok := seconds(first(o.args))
-			if len(o.args) == 0 {
-				stale, ok = time.Hour, true
-			}
-			if ok && isRoot(s.zones) {
-				c.Stale = metav1.Duration{Duration: stale}
-				continue
-			}
-			im.lost(o, "dns.cache.stale is for all zones")
-		case "servfail":
-			if ttl, ok := seconds(first(o.args)); ok && ttl >= time.Second && isRoot(s.zones) {
-				c.FailureTTL = metav1.Duration{Duration: min(ttl, 5*time.Second)}
-				continue
-			}
-			im.lost(o, "failures are kept for %v", c.FailureTTL.Duration)
-		default:
-			im.lost(o, "there is nothing like it in the cache")
-		}
-	}
-	for _, z := range s.zones {
-		im.lives = append(im.lives, life{z, answer, negative})
-	}
-}
-
-// life is how long answers for the names of a zone are kept.
-type life struct {
-	zone             string
-	answer, negative time.Duration
-}
-
-// limitLives takes over all lives: that of all names as the cache's, unless others
-// are longer, which the cache's is a bound of.
-func (im *importer) limitLives() {
-	c := &im.c.DNS.Cache
-	var most life
-	for _, l := range im.lives {
-		most.answer, most.negative = max(most.answer, l.answer), max(most.negative, l.negative)
-	}
-	for _, l := range im.lives {
-		if l.zone == "." && l.answer == most.answer && l.negative == most.negative && most.answer > 0 && most.negative > 0 {
-			continue
-		}
-		text := fmt.Sprintf("%s=%v/%v", l.zone, l.answer, l.negative)
-		if !slices.Contains(c.Zones, text) {
-			c.Zones = append(c.Zones, text)
-		}
-	}
-	if most.answer > 0 {
-		c.MaxTTL = metav1.Duration{Duration: most.answer}
-	}
-	if most.negative > 0 {
-		c.MaxNegativeTTL = metav1.Duration{Duration: most.negative}
-	}
 }
 
 func first(args []string) string {
@@ -212,7 +99,9 @@ func (im *importer) hosts(d directive) {
 		case "ttl":
 			if ttl, ok := seconds(first(o.args)); ok && ttl > 0 {
 				h.TTL = metav1.Duration{Duration: ttl}
+				continue
 			}
+			im.lost(o, "expected seconds of at least 1")
 		case "reload":
 			im.needed(o, "the file is read again when it changes")
 		default:
@@ -232,7 +121,8 @@ func (im *importer) hosts(d directive) {
 // rewrite takes over rewrites of whole names.
 func (im *importer) rewrite(d directive) {
 	args := d.args
-	if len(args) > 0 && (args[0] == "stop" || args[0] == "continue") {
+	goesOn := first(args) == "continue"
+	if goesOn || first(args) == "stop" {
 		args = args[1:]
 	}
 	if first(args) != "name" || len(d.body) > 0 {
@@ -256,6 +146,9 @@ func (im *importer) rewrite(d directive) {
 			return
 		}
 	}
+	if goesOn {
+		im.lost(d, "continue: a name is rewritten once, by the first line that has it")
+	}
 	im.c.DNS.Rewrites = append(im.c.DNS.Rewrites, strings.TrimSuffix(args[0], ".")+"="+strings.TrimSuffix(args[1], "."))
 }
 
@@ -264,8 +157,9 @@ func (im *importer) kubernetes(d directive) {
 	c := &im.c.DNS
 	for _, z := range d.args {
 		z = strings.ToLower(strings.TrimSuffix(z, "."))
+		_, notNetwork := netip.ParsePrefix(z) // names of addresses are answered for all
 		switch {
-		case isReverse(z), z == im.zone, slices.Contains(c.Zones, z):
+		case isReverse(z), notNetwork == nil, z == im.zone, slices.Contains(c.Zones, z):
 		case isPlaceholder(z):
 			im.lost(d, "%s: name the cluster's zone in zone, which is %s", z, im.zone)
 		default:
@@ -300,8 +194,11 @@ func (im *importer) kubernetes(d directive) {
 			}
 		case "kubeconfig":
 			im.c.Kubeconfig = first(o.args)
+			if len(o.args) > 1 {
+				im.lost(o, "the file's current context is taken")
+			}
 		case "startup_timeout":
-			im.needed(o, "the server waits five seconds for the cluster's objects")
+			im.startupTimeout(o)
 		default:
 			im.lost(o, "there is nothing like it for the cluster's names")
 		}
@@ -325,11 +222,23 @@ func (im *importer) dnstap(d directive) {
 		return
 	}
 	im.c.DNS.Dnstap.Socket = socket
+	for i, arg := range d.args[1:] {
+		if i > 0 || arg != "full" {
+			im.lost(d, "%s: what waits for the observer is bounded by the sender itself", arg)
+		}
+	}
 	if !slices.Contains(d.args, "full") {
 		im.needed(d, "messages are whole")
 	}
 	for _, o := range d.body {
-		im.lost(o, "the identity is the node's name")
+		switch o.name {
+		case "identity":
+			im.lost(o, "the identity is the node's name")
+		case "version":
+			im.lost(o, "the version is that of sluice")
+		default:
+			im.lost(o, "there is nothing like it in dnstap")
+		}
 	}
 }
 

@@ -15,28 +15,35 @@ import (
 // The garbage that a heap may have before it is collected: a part of what is
 // alive, but not so little that small heaps are collected all the time, nor so
 // little that a busy one is collected more often than somebody looks; and at most
-// as much as is alive, which is Go's default.
+// as much as is alive, which is Go's default. Of a small heap, which is soon
+// collected, it is half: what a start leaves lies between what stays, and the
+// more of it there is at a time the more of the room between stays empty.
 const (
 	leastGarbage = 8 << 20
 	part         = 8
+	small        = 48 << 20
+	most         = 100
+	mostOfSmall  = 50
 )
 
 // percent returns the GOGC of a heap of which so many bytes are alive, and to
 // which so many were added since the last look.
 func percent(alive, added uint64) int {
-	if alive == 0 {
-		return 100
+	limit := most
+	if alive < small {
+		limit = mostOfSmall
 	}
-	return int(min(100, 100*max(leastGarbage, alive/part, added)/alive))
+	return int(min(uint64(limit), 100*max(leastGarbage, alive/part, added)/max(alive, 1)))
 }
 
-// The time between two looks at the heap, what is little to add in that time, and
-// how much idle memory is worth giving back at once; the runtime gives back the
-// rest by and by.
+// The time between two looks at the heap, what is little to add in that time, how
+// much idle memory is worth giving back at once, and how much never is; the runtime
+// gives back the rest by and by.
 const (
 	interval = 2 * time.Second
 	little   = 4 << 20
 	idle     = 16 << 20
+	spare    = 1 << 20
 )
 
 // Tend keeps the bound until the context ends, and gives back what a start or a
@@ -51,7 +58,8 @@ func Tend(ctx context.Context) {
 	defer tick.Stop()
 	heap := newReader()
 	before := heap.read()
-	current := 100
+	current := mostOfSmall
+	debug.SetGCPercent(current)
 	var freed uint64 // what was allocated when memory was given back last
 	started := false // as far as that takes memory
 	for {
@@ -83,10 +91,11 @@ func Tend(ctx context.Context) {
 // what it holds for nothing, given how much was allocated since the last look and
 // since it gave back last. It does not while something allocates, which would need
 // it again. To give back is to collect: for a little that is held for nothing it is
-// worth it only when as much as the heap itself has come and gone.
+// worth it only when two collections' worth of garbage have come since.
 func giveBack(now sample, added, since uint64, percent int) bool {
-	bound := now.alive + now.alive*uint64(percent)/100
-	return added < little && (now.held > bound+idle || now.held > bound && since > now.alive)
+	garbage := now.alive * uint64(percent) / 100
+	bound := now.alive + garbage
+	return added < little && (now.held > bound+idle || now.held > now.alive+spare && since > 2*garbage)
 }
 
 // sample is the heap at a moment, in bytes.

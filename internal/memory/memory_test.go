@@ -13,7 +13,7 @@ func TestPercent(t *testing.T) {
 		alive, added uint64
 		want         int
 	}{
-		{0, 0, 100}, {1 << 20, 0, 100}, {8 << 20, 0, 100}, {16 << 20, 0, 50}, {32 << 20, 1 << 20, 25}, {64 << 20, 0, 12}, {1 << 30, 0, 12},
+		{0, 0, 50}, {1 << 20, 0, 50}, {8 << 20, 0, 50}, {16 << 20, 0, 50}, {32 << 20, 1 << 20, 25}, {32 << 20, 32 << 20, 50}, {64 << 20, 0, 12}, {1 << 30, 0, 12},
 		{64 << 20, 16 << 20, 25}, {64 << 20, 64 << 20, 100}, {64 << 20, 1 << 30, 100}, {1 << 30, 256 << 20, 25},
 	} {
 		if got := percent(c.alive, c.added); got != c.want {
@@ -60,17 +60,19 @@ func TestTend(t *testing.T) {
 }
 
 func TestGiveBack(t *testing.T) {
-	const alive, bound = 80 << 20, 90 << 20 // at 12.5 percent, which is 12
+	const alive, garbage = 80 << 20, 80 << 20 * 12 / 100
+	const bound = alive + garbage
 	for _, c := range []struct {
 		held, added, since uint64
 		want               bool
 	}{
 		{bound + idle + 1, 0, 0, true},
 		{bound + idle + 1, little, 0, false}, // something allocates
-		{bound + 1<<20, 0, alive, false},
-		{bound + 1<<20, 0, alive + 1, true},
-		{bound + 1<<20, little, alive + 1, false},
-		{alive, 0, 10 * alive, false}, // nothing to give back
+		{bound, 0, garbage, false},
+		{bound, 0, 2*garbage + 1, true},
+		{alive + spare + 1, 0, 2*garbage + 1, true},
+		{alive + spare + 1, little, 2*garbage + 1, false},
+		{alive + spare, 0, 10 * alive, false}, // nothing to give back
 	} {
 		if got := giveBack(sample{alive: alive, held: c.held}, c.added, c.since, 12); got != c.want {
 			t.Errorf("%+v: %v", c, got)
