@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 // TestImport compares what comes of Corefiles, and what is said of them.
 func TestImport(t *testing.T) {
-	for _, name := range []string{"nodelocal.corefile", "nodelocal.configmap.yaml", "coredns.corefile"} {
+	for _, name := range []string{"nodelocal.corefile", "nodelocal.configmap.yaml", "coredns.corefile", "pillars.corefile", "kubeadm.corefile"} {
 		t.Run(name, func(t *testing.T) {
 			text, err := os.ReadFile(filepath.Join("testdata", name))
 			if err != nil {

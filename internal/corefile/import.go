@@ -80,6 +80,10 @@ func (im *importer) run(blocks []block, zone string) {
 	for _, f := range im.after {
 		f()
 	}
+	if t := &im.c.DNS.TLS; len(t.Listen) > 0 && (t.CertFile == "" || t.KeyFile == "") {
+		im.lost(directive{name: strings.Join(servers[0].keys, " "), line: servers[0].line}, "%v is not answered on over TLS: no block has a certificate", t.Listen)
+		t.Listen = nil
+	}
 	if !im.listens {
 		im.note(directive{name: strings.Join(servers[0].keys, " "), line: servers[0].line}, true,
 			"there is no bind with an address: %v is answered on; name others in dns.listen", im.c.DNS.Listen)
@@ -274,7 +278,8 @@ func (im *importer) metrics(d directive) {
 		})
 		return
 	}
-	if _, _, err := net.SplitHostPort(d.args[0]); err != nil {
+	_, port, err := net.SplitHostPort(d.args[0])
+	if _, notNumber := strconv.ParseUint(port, 10, 16); err != nil || notNumber != nil {
 		im.lost(d, "expected ADDRESS:PORT")
 		return
 	}

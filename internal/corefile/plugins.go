@@ -1,7 +1,6 @@
 package corefile
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/sluicenet/sluice/dns/hosts"
 	"github.com/sluicenet/sluice/dns/wire"
@@ -162,6 +162,8 @@ func (im *importer) kubernetes(d directive) {
 		case isReverse(z), notNetwork == nil, z == im.zone, slices.Contains(c.Zones, z):
 		case isPlaceholder(z):
 			im.lost(d, "%s: name the cluster's zone in zone, which is %s", z, im.zone)
+		case len(validation.IsDNS1123Subdomain(z)) > 0:
+			im.lost(d, "%s is no zone", z)
 		default:
 			c.Zones = append(c.Zones, z)
 		}
