@@ -31,7 +31,7 @@ func (p *process) newNameServer(o dns.Options) (*nameServer, error) {
 		service := model.Name{Namespace: namespace, Name: name}
 		i, err := intercept.New(intercept.Options{
 			Config: intercept.Config{Addresses: c.Addresses, Service: service, Node: p.conf.NodeName},
-			Store:  p.store, Ready: s.ready, Local: localAddrs, Log: p.log,
+			Store:  p.store, Alive: s.alive, Ready: s.knows, Local: localAddrs, Log: p.log,
 		})
 		switch {
 		case err == nil:
@@ -55,8 +55,10 @@ func (p *process) newNameServer(o dns.Options) (*nameServer, error) {
 	return s, nil
 }
 
-// ready reports whether queries may be led here.
-func (s *nameServer) ready() bool { return s.live.Alive(time.Now()) && s.Zone().Ready() }
+func (s *nameServer) alive() bool { return s.live.Alive(time.Now()) }
+
+// knows reports whether the server has the cluster's names.
+func (s *nameServer) knows() bool { return s.Zone().Ready() }
 
 // Run serves until the context ends. Its clients are led elsewhere first.
 func (s *nameServer) Run(ctx context.Context) error {

@@ -29,6 +29,7 @@ type childConfig struct {
 	Listen    []netip.AddrPort
 	Local     []netip.Addr
 	Alone     bool // the DNS Service does not exist
+	Unread    bool // until SIGUSR2, the cluster's objects are not read
 }
 
 func TestMain(m *testing.M) {
@@ -67,11 +68,25 @@ func clusterStore(c childConfig) *model.Store {
 		if !c.Alone {
 			putDNSService(tx, c.Endpoints)
 		}
-		for _, k := range []model.KindID{model.KindService, model.KindEndpointSlice, model.KindNamespace, model.KindPod} {
-			tx.MarkSynced(k)
+		if !c.Unread {
+			synced(tx)
 		}
 	})
+	if c.Unread {
+		go func() {
+			read := make(chan os.Signal, 1)
+			signal.Notify(read, syscall.SIGUSR2)
+			<-read
+			store.Update(synced)
+		}()
+	}
 	return store
+}
+
+func synced(tx *model.Txn) {
+	for _, k := range []model.KindID{model.KindService, model.KindEndpointSlice, model.KindNamespace, model.KindPod} {
+		tx.MarkSynced(k)
+	}
 }
 
 func putDNSService(tx *model.Txn, endpoints []netip.Addr) {
@@ -111,7 +126,7 @@ func child(conf string) error {
 	i, err := New(Options{
 		Config: Config{Addresses: []netip.Addr{link4, link6}, Service: model.Name{Namespace: "kube-system", Name: "kube-dns"}, Node: "node1"},
 		Store:  store, Log: log, Local: func() []netip.Addr { return c.Local },
-		Ready: func() bool { return live.Alive(time.Now()) && server.Zone().Ready() },
+		Alive: func() bool { return live.Alive(time.Now()) }, Ready: func() bool { return server.Zone().Ready() },
 	})
 	if err != nil {
 		return err

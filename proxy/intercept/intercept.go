@@ -21,9 +21,9 @@ import (
 type Options struct {
 	Config
 	Store *model.Store
-	// Ready reports whether the server can answer as it should, and none of its
-	// loops is stuck. Called a few times a second.
-	Ready func() bool
+	// Alive reports whether none of the server's loops is stuck, and Ready whether
+	// it knows the cluster's names. Called a few times a second.
+	Alive, Ready func() bool
 	// Local returns the addresses of this node; called at each change.
 	Local func() []netip.Addr
 	Log   *slog.Logger // by default slog.Default
@@ -39,6 +39,7 @@ type Interceptor struct {
 	shown    atomic.Pointer[Plan]
 
 	state    atomic.Int32
+	early    bool // the configured addresses are answered before the server is ready
 	answered answered
 	repairs  atomic.Uint64
 	silent   int // looks at which a successor was not alive
@@ -61,6 +62,9 @@ const (
 	// settle is longer than any packet is on its way from the rules to the
 	// server's socket.
 	settle = 50 * time.Millisecond
+	// patience is how long the cluster's names are waited for where nobody else
+	// answers on the configured addresses, as after a boot without an API server.
+	patience = 2 * time.Second
 )
 
 // New takes a seat for this process. Nothing is intercepted before
@@ -225,7 +229,8 @@ func (i *Interceptor) work(ctx context.Context, updates <-chan *model.Snapshot) 
 	defer verify.Stop()
 	renew := time.NewTicker(renewEvery)
 	defer renew.Stop()
-	var snap *model.Snapshot
+	began := time.Now()
+	snap := i.Store.Snapshot()
 	for {
 		var err error
 		select {
@@ -234,13 +239,7 @@ func (i *Interceptor) work(ctx context.Context, updates <-chan *model.Snapshot) 
 		case snap = <-updates:
 			err = i.replan(ctx, snap)
 		case <-beats.C:
-			if snap == nil || !snap.Synced(model.KindService, model.KindEndpointSlice) || !i.Ready() {
-				continue
-			}
-			if i.state.Load() == stateWaiting {
-				err = i.takeOver(ctx, snap)
-			}
-			i.ask()
+			err = i.beat(ctx, snap, time.Since(began))
 		case <-verify.C:
 			err = i.verify(ctx, snap)
 		case <-renew.C:
@@ -254,10 +253,55 @@ func (i *Interceptor) work(ctx context.Context, updates <-chan *model.Snapshot) 
 	}
 }
 
+// beat takes over when it is time, and asks the server whether it is alive.
+func (i *Interceptor) beat(ctx context.Context, snap *model.Snapshot, waited time.Duration) error {
+	if !i.Alive() {
+		return nil
+	}
+	var err error
+	waiting := i.state.Load() == stateWaiting
+	switch ready := snap.Synced(model.KindService, model.KindEndpointSlice) && i.Ready(); {
+	case ready && (waiting || i.early):
+		i.early = false
+		err = i.takeOver(ctx, snap)
+	case ready:
+	case waiting && waited > patience:
+		err = i.takeOverEarly(ctx, snap)
+	case !i.early:
+		return nil
+	}
+	i.ask()
+	return err
+}
+
+// takeOverEarly answers on the configured addresses while the cluster's names are
+// not known, unless there are rules already, by which others do.
+func (i *Interceptor) takeOverEarly(ctx context.Context, snap *model.Snapshot) error {
+	for _, f := range i.families {
+		seat, err := i.table.current(ctx, f)
+		if err != nil && !missing(err) {
+			return err
+		}
+		if seat >= 0 {
+			return nil
+		}
+	}
+	if len(i.Addresses) == 0 {
+		return nil
+	}
+	i.early = true
+	i.Log.Warn("dns: the cluster's names are not known yet; only the configured addresses are intercepted")
+	return i.takeOver(ctx, snap)
+}
+
 // planFor returns the plan for a snapshot, without the families that the machine
 // does not have.
 func (i *Interceptor) planFor(snap *model.Snapshot) Plan {
-	plan := MakePlan(i.Config, snap, i.Local())
+	config := i.Config
+	if i.early {
+		config.Service = model.Name{} // its endpoints know more than this server
+	}
+	plan := MakePlan(config, snap, i.Local())
 	plan.Families = slices.DeleteFunc(plan.Families, func(f FamilyPlan) bool { return !slices.Contains(i.families, f.Family) })
 	for n := range plan.Families {
 		f := &plan.Families[n]
@@ -326,7 +370,7 @@ func (i *Interceptor) Captured() []netip.Addr {
 
 // replan follows a change of the Service.
 func (i *Interceptor) replan(ctx context.Context, snap *model.Snapshot) error {
-	if i.state.Load() != stateCurrent || !snap.Synced(model.KindService, model.KindEndpointSlice) {
+	if i.state.Load() != stateCurrent || i.early || !snap.Synced(model.KindService, model.KindEndpointSlice) {
 		return nil
 	}
 	plan := i.planFor(snap)
@@ -343,7 +387,7 @@ func (i *Interceptor) replan(ctx context.Context, snap *model.Snapshot) error {
 // verify looks who is current, and repairs what somebody else has changed.
 func (i *Interceptor) verify(ctx context.Context, snap *model.Snapshot) error {
 	state := i.state.Load()
-	if snap == nil || state == stateWaiting || len(i.plan.Families) == 0 {
+	if state == stateWaiting || len(i.plan.Families) == 0 {
 		return nil
 	}
 	family := i.plan.Families[0].Family

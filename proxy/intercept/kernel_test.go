@@ -287,6 +287,27 @@ func TestEnd(t *testing.T) {
 	}
 }
 
+// TestUnread proves that a server that cannot read the cluster yet answers on the
+// configured addresses, where nobody else would, and leaves ClusterIPs alone.
+func TestUnread(t *testing.T) {
+	w := newWorld(t)
+	w.kubeProxy("nftables")
+	c := w.config()
+	c.Unread = true
+	p := w.start(c)
+	for _, x := range w.targets() {
+		got, err := x.ask(20 * time.Second)
+		if link := x.to == link4 || x.to == link6; link && (err == nil || err.Error() != "SERVFAIL") || !link && got != byRemote {
+			t.Errorf("%v: %q %v", x, got, err)
+		}
+	}
+	w.nft("delete", "table", "ip", tableName)
+	eventually(t, "the repair", func() bool { return strings.Contains(p.log.String(), "are repaired") })
+	p.signal(syscall.SIGUSR2)
+	w.check(byNode, w.targets()...)
+	w.reload()
+}
+
 // TestOwnEndpoints proves that where the DNS Service leads to this node's server
 // itself, it leads to the others alone when that one is dead.
 func TestOwnEndpoints(t *testing.T) {
