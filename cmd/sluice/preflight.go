@@ -156,6 +156,30 @@ func answers(ctx context.Context, socket string) bool {
 	return true
 }
 
+// bindShared tells whether a TCP port can be shared with those that have it, without
+// taking one of their connections.
+func bindShared(address string) error {
+	a, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return err
+	}
+	family, to := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: a.Port})
+	if v4 := a.IP.To4(); v4 != nil {
+		family, to = unix.AF_INET, &unix.SockaddrInet4{Port: a.Port, Addr: [4]byte(v4)}
+	} else if a.IP != nil {
+		to = &unix.SockaddrInet6{Port: a.Port, Addr: [16]byte(a.IP.To16())}
+	}
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return err
+	}
+	return unix.Bind(fd, to)
+}
+
 // heldError says that another process has an address.
 type heldError string
 
@@ -166,26 +190,25 @@ func (e heldError) Is(target error) bool { return target == syscall.EADDRINUSE }
 // shares it. The node's DNS server may answer on one that is not there yet.
 func free(ctx context.Context, field, network, address string, share bool) error {
 	var lc net.ListenConfig
-	if share {
-		lc.Control = func(_, _ string, c syscall.RawConn) error {
-			var failed error
-			err := c.Control(func(fd uintptr) {
-				failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-			})
-			return errors.Join(err, failed)
-		}
-	}
 	var err error
-	if network == "udp" {
+	switch {
+	case share && network == "udp":
+		return nil // a socket here would take queries; who has the one port has the other
+	case share:
+		err = bindShared(address)
+	case network == "udp":
 		var c net.PacketConn
 		if c, err = lc.ListenPacket(ctx, network, address); err == nil {
 			return c.Close()
 		}
-	} else {
+	default:
 		var l net.Listener
 		if l, err = lc.Listen(ctx, network, address); err == nil {
 			return l.Close()
 		}
+	}
+	if err == nil {
+		return nil
 	}
 	flag := config.FlagName(field)
 	switch {
