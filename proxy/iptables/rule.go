@@ -128,6 +128,8 @@ func (r *rule) option(match, word, value string) (condition func(*packet) bool, 
 		return func(p *packet) bool { return value == "LOCAL" && p.fromNode() }, 1
 	case "--dst-type":
 		return func(p *packet) bool { return value == "LOCAL" && p.toNode() }, 1
+	case "--ctstatus":
+		return never, 1 // it is a connection's first packet
 	case "--ctstate":
 		return func(*packet) bool { return slices.Contains(strings.Split(value, ","), "NEW") }, 1
 	}

@@ -83,7 +83,10 @@ func (r *renderer) static() map[ref][]string {
 	if r.family == proxy.IPv6 {
 		unreachable = "icmp6-port-unreachable"
 	}
-	const fresh = "-m conntrack --ctstate NEW -j " + chainFirewall
+	// Not what has passed here before, such as a SYN that is sent again: an engine
+	// that translates in a way that connection tracking does not show, which is
+	// IPVS, serves it until it leaves. What is refused never gets that far.
+	const fresh = "-m conntrack --ctstate NEW ! --ctstatus CONFIRMED -j " + chainFirewall
 	firewall := append([]string{"-m conntrack --ctstate DNAT -j RETURN", "-j " + chainAddresses}, func() []string {
 		var rules []string
 		for _, p := range r.own(r.node.ServiceCIDRs) {
