@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,7 +14,8 @@ import (
 
 // conformanceCommand asks a server what the DNS of a cluster must know.
 func conformanceCommand() *cobra.Command {
-	var server, four, six string
+	var server, four, six, pod string
+	var ttl time.Duration
 	var manifests bool
 	p := conformance.Params{}
 	cmd := &cobra.Command{
@@ -20,9 +24,11 @@ func conformanceCommand() *cobra.Command {
 		Long: `Ask a name server, over UDP and TCP, all that the Kubernetes DNS specification 1.1.0
 says and all that CoreDNS does beyond it. It needs some Services to ask about,
 which --manifests prints: apply them to the cluster, or put them into the
-directory that sluice serves. They are in namespaces of their own.`,
+directory that sluice serves. They are in namespaces of their own. A rule that
+cannot be asked about is in the table, with the reason.`,
 		Example: `  sluice dns conformance --manifests | kubectl apply -f -
-  sluice dns conformance --server 169.254.20.10:53`,
+  sluice dns conformance --server 169.254.20.10:53
+  sluice dns conformance --server 10.96.0.10:53 --ttl 30s --pod kube-system/10.244.0.2`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, f := range []struct {
@@ -43,6 +49,18 @@ directory that sluice serves. They are in namespaces of their own.`,
 			if p.IPv6.IsValid() && !p.IPv6.Addr().Is6() {
 				return fmt.Errorf("--ipv6: expected an IPv6 network, found %q", six)
 			}
+			if ttl < 0 || ttl > time.Hour || ttl%time.Second != 0 {
+				return fmt.Errorf("--ttl: expected whole seconds of at most 1h, found %v", ttl)
+			}
+			p.TTL = uint32(ttl / time.Second)
+			if pod != "" {
+				var address string
+				var err error
+				p.PodNamespace, address, _ = strings.Cut(pod, "/")
+				if p.Pod, err = netip.ParseAddr(address); err != nil || p.PodNamespace == "" {
+					return fmt.Errorf("--pod: expected NAMESPACE/ADDRESS, found %q", pod)
+				}
+			}
 			if manifests {
 				b, err := conformance.Manifests(p)
 				if err != nil {
@@ -55,13 +73,28 @@ directory that sluice serves. They are in namespaces of their own.`,
 			if err != nil {
 				return fmt.Errorf("--server: expected ADDRESS:PORT, found %q", server)
 			}
-			outcomes, err := conformance.Run(cmd.Context(), conformance.Target{Server: addr}, p)
+			target := conformance.Target{Server: addr}
+			missing := conformance.Missing(cmd.Context(), target, p)
+			var which *conformance.MissingError
+			switch known := errors.As(missing, &which); {
+			case known:
+				missing = fmt.Errorf("%w: apply what %q prints, or put it into the directory that is served", missing, manifestsCommand(cmd))
+				if which.All {
+					return missing
+				}
+			case missing != nil:
+				return missing
+			}
+			outcomes, err := conformance.Run(cmd.Context(), target, p)
 			if err != nil {
 				return err
 			}
 			failed, err := conformance.Print(cmd.OutOrStdout(), outcomes)
 			if err != nil {
 				return err
+			}
+			if missing != nil {
+				return missing
 			}
 			if failed > 0 {
 				return fmt.Errorf("%d of %d checks failed", failed, len(outcomes)/2)
@@ -75,6 +108,19 @@ directory that sluice serves. They are in namespaces of their own.`,
 	f.StringVar(&p.Zone, "zone", "cluster.local", "cluster's DNS zone")
 	f.StringVar(&four, "ipv4", "10.96.250.0/24", "network within the range of ClusterIPs whose first addresses are free")
 	f.StringVar(&six, "ipv6", "", "the same of IPv6, such as fd00:10:96::fa00/120; empty: ask nothing of IPv6")
+	f.DurationVar(&ttl, "ttl", 0, "TTL of the cluster's names that the server is configured with, to compare its answers with; 0: do not")
+	f.StringVar(&pod, "pod", "", "NAMESPACE/ADDRESS of a Pod that runs, to ask for by its address; empty: do not")
 	f.StringVar(&p.Pods, "pods", "verified", "how the server answers for Pods by address: disabled, insecure or verified")
 	return cmd
+}
+
+// manifestsCommand is what prints the objects that fit the flags of cmd.
+func manifestsCommand(cmd *cobra.Command) string {
+	text := cmd.CommandPath() + " --manifests"
+	for _, name := range []string{"zone", "ipv4", "ipv6"} {
+		if f := cmd.Flags().Lookup(name); f.Changed {
+			text += " --" + name + " " + f.Value.String()
+		}
+	}
+	return text
 }

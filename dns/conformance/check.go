@@ -22,10 +22,25 @@ type Check struct {
 	Name   string
 	Type   uint16
 
+	// NotAsked is why nothing is asked; empty: it is.
+	NotAsked string
+
 	// change makes another query of the usual one.
 	change func(q *dns.Msg)
+	// then makes another query of the first answer, whose answer is verified in its
+	// place; or an error, which is the outcome.
+	then func(r *dns.Msg) (*dns.Msg, error)
 	// verify says what is wrong with the answer; tcp tells how it came.
 	verify func(r *dns.Msg, tcp bool) error
+}
+
+// notAskedError is why an answer does not tell whether a rule is kept.
+type notAskedError string
+
+func (e notAskedError) Error() string { return string(e) }
+
+func notAsked(rule, source, what, why string) Check {
+	return Check{Rule: rule, Source: source, What: what, NotAsked: why}
 }
 
 // expectation is what most answers are compared with. Times to live and the

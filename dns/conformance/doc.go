@@ -25,6 +25,13 @@ type Params struct {
 	IPv4, IPv6 netip.Prefix
 	// Pods is how the server is configured: disabled, insecure or verified.
 	Pods string
+	// Pod is an address of a running Pod, and PodNamespace its namespace. Without
+	// them, nothing is asked of it: objects cannot make one.
+	Pod          netip.Addr
+	PodNamespace string
+	// TTL is that of the cluster's names as the server is configured, in seconds.
+	// 0: it is not compared.
+	TTL uint32
 }
 
 //go:embed objects.yaml
@@ -40,6 +47,7 @@ func Manifests(p Params) ([]byte, error) {
 	var b bytes.Buffer
 	if err := t.Execute(&b, map[string]any{
 		"Namespace": Namespace, "Zone": strings.TrimSuffix(p.Zone, "."), "Four": p.four, "Six": p.six, "HasSix": p.IPv6.IsValid(),
+		"Chain": chain(),
 		"Numbers": func(n int) []int {
 			out := make([]int, n)
 			for i := range out {
@@ -51,6 +59,23 @@ func Manifests(p Params) ([]byte, error) {
 		return nil, fmt.Errorf("conformance: %w", err)
 	}
 	return b.Bytes(), nil
+}
+
+// link is an ExternalName of a chain.
+type link struct{ Name, Target string }
+
+// chainLen is longer than any server follows: CoreDNS follows eleven aliases.
+const chainLen = 12
+
+// chain returns aliases, chain-1 to chain-12, of which each leads to the next, and
+// the last to a Service with an address.
+func chain() []link {
+	var links []link
+	for i := range chainLen {
+		links = append(links, link{fmt.Sprintf("chain-%d", i+1), fmt.Sprintf("chain-%d", i+2)})
+	}
+	links[chainLen-1].Target = "web"
+	return links
 }
 
 // four and six return the n-th address of the networks.

@@ -11,7 +11,40 @@ func (n names) apex() []Check {
 	return []Check{
 		{Rule: "C3", Source: coreDNS + "apex", What: "SOA of the zone", Name: n.zone, Type: dns.TypeSOA, verify: has[*dns.SOA]("SOA")},
 		{Rule: "C12", Source: coreDNS + "apex", What: "NS of the zone", Name: n.zone, Type: dns.TypeNS, verify: has[*dns.NS]("NS")},
+		{Rule: "C12", Source: coreDNS + "apex", What: "address of that name server", Name: n.zone, Type: dns.TypeNS, then: addressOfNS, verify: addresses},
 		{Rule: "C13", Source: coreDNS + "transfer", What: "a zone transfer is refused", Name: n.zone, Type: dns.TypeAXFR, verify: refused},
+		{Rule: "C13", Source: coreDNS + "transfer", What: "an incremental one, too", Name: n.zone, Type: dns.TypeIXFR, verify: refused},
+	}
+}
+
+// addressOfNS asks for the address of the first name server.
+func addressOfNS(r *dns.Msg) (*dns.Msg, error) {
+	for _, rr := range r.Answer {
+		if ns, ok := rr.(*dns.NS); ok {
+			return new(dns.Msg).SetQuestion(ns.Ns, dns.TypeA), nil
+		}
+	}
+	return nil, errors.New("there is no NS record")
+}
+
+// addresses accepts any address.
+func addresses(r *dns.Msg, _ bool) error {
+	for _, rr := range r.Answer {
+		if _, ok := rr.(*dns.A); ok {
+			return nil
+		}
+	}
+	return fmt.Errorf("answered %s with %s", dns.RcodeToString[r.Rcode], list(expectation{}.texts(r.Answer)))
+}
+
+// unasked are the rules that no query can tell of, or only one to a server that is
+// configured for it.
+func (n names) unasked() []Check {
+	return []Check{
+		notAsked("C6", coreDNS+"startup", "SERVFAIL until the Services are read", "a running server has read them"),
+		notAsked("C13", coreDNS+"transfer", "what a transfer holds", "none is allowed by default"),
+		notAsked("C14", coreDNS+"filters", "filters by namespace and label, empty Services", "needs a server that is configured to filter"),
+		notAsked("C17", coreDNS+"multicluster", "names of clusterset.local", "needs ServiceImports, and what makes EndpointSlices of other clusters of them"),
 	}
 }
 
@@ -48,6 +81,15 @@ func (n names) messages() []Check {
 				}
 				return nil
 			}},
+		{Rule: "C16", Source: coreDNS + "server", What: "a query without question is a failure", Name: web, Type: dns.TypeA,
+			change: func(q *dns.Msg) { q.Question = nil },
+			verify: func(r *dns.Msg, _ bool) error {
+				if r.Rcode != dns.RcodeServerFailure {
+					return fmt.Errorf("answered %s, expected SERVFAIL", dns.RcodeToString[r.Rcode])
+				}
+				return nil
+			}},
+		{Rule: "C16", Source: coreDNS + "server", What: "a name of no zone is refused", Name: "conformance.invalid.", Type: dns.TypeA, verify: unmatched},
 		{Rule: "C18", Source: "RFC 1035, 4.2.1", What: "without EDNS an answer over UDP has 512 bytes at most, and says that it is cut", Name: many, Type: dns.TypeA, verify: fits(512, false)},
 		{Rule: "C18", Source: "RFC 6891, 6.2.3", What: "with EDNS it has as much as the client takes", Name: many, Type: dns.TypeA,
 			change: func(q *dns.Msg) { q.SetEdns0(1232, false) }, verify: fits(1232, true)},
@@ -67,6 +109,15 @@ func (n names) messages() []Check {
 				return nil
 			}},
 	}
+}
+
+// unmatched checks an answer for a name of nobody, unless the server asks others for
+// such names.
+func unmatched(r *dns.Msg, tcp bool) error {
+	if r.Rcode != dns.RcodeRefused && r.RecursionAvailable {
+		return notAskedError("the server asks others for names of other zones, and answers " + dns.RcodeToString[r.Rcode])
+	}
+	return refused(r, tcp)
 }
 
 // fits checks an answer of sixty addresses: whole over TCP, and over UDP not
