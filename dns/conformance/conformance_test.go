@@ -201,7 +201,8 @@ func TestWrong(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, o := range outcomes {
-		lenient := strings.HasPrefix(o.What, "the additional section") || strings.HasSuffix(o.What, "OPT record where the query has one") || strings.HasPrefix(o.What, "and has none") || o.Rule == "C1" || strings.HasPrefix(o.What, "no PTR")
+		lenient := strings.HasPrefix(o.What, "the additional section") || strings.HasSuffix(o.What, "OPT record where the query has one") || strings.HasPrefix(o.What, "and has none") || o.Rule == "C1" || strings.HasPrefix(o.What, "no PTR") ||
+			strings.HasPrefix(o.What, "a query without question") // which the library answers by itself
 		if o.Err == nil && !lenient && o.NotAsked == "" {
 			t.Errorf("%s %s: not noticed", o.Rule, o.What)
 		}
