@@ -75,8 +75,7 @@ cannot be asked about is in the table, with the reason.`,
 			}
 			target := conformance.Target{Server: addr}
 			missing := conformance.Missing(cmd.Context(), target, p)
-			var which *conformance.MissingError
-			switch known := errors.As(missing, &which); {
+			switch which, known := errors.AsType[*conformance.MissingError](missing); {
 			case known:
 				missing = fmt.Errorf("%w: apply what %q prints, or put it into the directory that is served", missing, manifestsCommand(cmd))
 				if which.All {

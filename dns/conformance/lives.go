@@ -32,7 +32,7 @@ func (n names) pods() []Check {
 		return append(list, notAsked("C11", source, "the address of a Pod that runs", "no such Pod is given"))
 	}
 	name = dashed(n.Pod) + "." + n.PodNamespace + ".pod." + n.zone
-	typ, elsewhere := uint16(dns.TypeA), dashed(n.Pod)+"."+Namespace+".pod."+n.zone
+	typ, elsewhere := dns.TypeA, dashed(n.Pod)+"."+Namespace+".pod."+n.zone
 	if n.Pod.Is6() {
 		typ = dns.TypeAAAA
 	}

@@ -54,8 +54,7 @@ func Run(ctx context.Context, t Target, p Params) ([]Outcome, error) {
 				answered, o.Err = t.check(ctx, network, c)
 				silent = silent && !answered
 			}
-			var why notAskedError
-			if errors.As(o.Err, &why) {
+			if why, ok := errors.AsType[notAskedError](o.Err); ok {
 				o.NotAsked, o.Err = string(why), nil
 			}
 			out = append(out, o)
