@@ -24,7 +24,7 @@ func ParseLife(text string) (Life, error) {
 	answer, negative, both := strings.Cut(lives, "/")
 	l := Life{Zone: zone, NoAnswer: answer == "", NoNegative: !both || negative == ""}
 	if _, err := wire.ParseName(zone); !ok || err != nil || zone == "" || l.NoAnswer && l.NoNegative {
-		return l, fmt.Errorf("%q: expected ZONE=TTL or ZONE=TTL/NEGATIVETTL", text)
+		return l, fmt.Errorf("expected ZONE=TTL or ZONE=TTL/NEGATIVETTL, found %q", text)
 	}
 	for _, d := range []struct {
 		text string
@@ -35,7 +35,7 @@ func ParseLife(text string) (Life, error) {
 		}
 		var err error
 		if *d.to, err = time.ParseDuration(d.text); err != nil || *d.to < 0 {
-			return l, fmt.Errorf("%q: expected a duration such as 30s, found %q", text, d.text)
+			return l, fmt.Errorf("expected a duration such as 30s, found %q in %q", d.text, text)
 		}
 	}
 	return l, nil

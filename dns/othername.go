@@ -19,7 +19,7 @@ func ParseRewrite(text string) (Rewrite, error) {
 	from, to, _ := strings.Cut(text, "=")
 	for _, name := range []string{from, to} {
 		if n, err := wire.ParseName(name); err != nil || len(n) == 1 {
-			return Rewrite{}, fmt.Errorf("rewrite %q: expected two names, as FROM=TO", text)
+			return Rewrite{}, fmt.Errorf("expected two names, as FROM=TO, found %q", text)
 		}
 	}
 	return Rewrite{from, to}, nil

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync/atomic"
 
 	"github.com/sluicenet/sluice/dns/forward"
@@ -14,6 +15,29 @@ import (
 type TLS struct {
 	Listen            []netip.AddrPort // empty: not at all
 	CertFile, KeyFile string           // PEM; they are read again when they change
+}
+
+// Check tells whether the certificate can be used. The error begins with certFile or
+// keyFile.
+func (o TLS) Check() error {
+	_, err := o.load()
+	return err
+}
+
+func (o TLS) load() (tls.Certificate, error) {
+	cert, err := os.ReadFile(o.CertFile)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("certFile: %w", err)
+	}
+	key, err := os.ReadFile(o.KeyFile)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("keyFile: %w", err)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("certFile %s with keyFile %s: %w", o.CertFile, o.KeyFile, err)
+	}
+	return pair, nil
 }
 
 // certificate is the one that clients see. It is nil where none is needed.
@@ -31,7 +55,7 @@ func newCertificate(o TLS) (*certificate, error) {
 }
 
 func (c *certificate) read() error {
-	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	pair, err := c.load()
 	if err != nil {
 		return fmt.Errorf("dns: certificate: %w", err)
 	}

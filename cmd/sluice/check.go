@@ -66,6 +66,7 @@ func check(ctx context.Context, c *config.Configuration) []finding {
 		out = append(out, finding{what: "a sluice runs on " + c.Socket + " already; whether its addresses are free is left out"})
 		running := *c
 		running.Socket, running.Metrics, running.XDS.Address, running.Proxy.Healthz, running.DNS.Listen = "", "", "", "", nil
+		out = append(out, dnsMistakes(c)...)
 		c = &running
 	}
 	out = append(out, preflight(ctx, c, role{node: true, control: true})...)

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -12,12 +13,16 @@ import (
 	"github.com/sluicenet/sluice/dns/cache"
 	"github.com/sluicenet/sluice/dns/dnstap"
 	"github.com/sluicenet/sluice/dns/forward"
+	"github.com/sluicenet/sluice/dns/hosts"
 	"github.com/sluicenet/sluice/dns/ratelimit"
+	"github.com/sluicenet/sluice/dns/wire"
 	"github.com/sluicenet/sluice/dns/zone"
 	"github.com/sluicenet/sluice/internal/config"
+	"github.com/sluicenet/sluice/proxy/intercept"
 )
 
-// dnsOptions reads what the name server is configured to do.
+// dnsOptions reads what the name server is configured to do. The error joins all
+// mistakes, each of which begins with its key.
 func (p *process) dnsOptions() (dns.Options, error) {
 	c := p.conf.DNS
 	o := dns.Options{
@@ -38,51 +43,99 @@ func (p *process) dnsOptions() (dns.Options, error) {
 	if o.RateLimit.Slip == 0 { // whose 0 is the default
 		o.RateLimit.Slip = -1
 	}
+	var m mistakes
 	var err error
-	if o.Pods, err = zone.ParsePodMode(c.Pods); err != nil {
-		return o, err
-	}
-	if o.Forward, err = forwardOptions(&c); err != nil {
-		return o, err
-	}
+	o.Pods, err = zone.ParsePodMode(c.Pods)
+	m.add("dns.pods: ", err)
+	o.Forward = forwardOptions(&c, &m)
 	for i, text := range c.Rewrites {
 		r, err := dns.ParseRewrite(text)
-		if err != nil {
-			return o, fmt.Errorf("dns.rewrites[%d]: %w", i, err)
-		}
+		m.add(fmt.Sprintf("dns.rewrites[%d]: ", i), err)
 		o.Rewrites = append(o.Rewrites, r)
 	}
 	for i, text := range c.Cache.Zones {
 		l, err := dns.ParseLife(text)
-		if err != nil {
-			return o, fmt.Errorf("dns.cache.zones[%d]: %w", i, err)
-		}
+		m.add(fmt.Sprintf("dns.cache.zones[%d]: ", i), err)
 		o.Lives = append(o.Lives, l)
 	}
-	return o, nil
+	for i, text := range c.Hosts.Entries {
+		_, errs := hosts.New([]string{text}, hosts.Options{})
+		for _, err := range errs {
+			m.add(fmt.Sprintf("dns.hosts.entries[%d]: ", i), errors.Unwrap(err)) // there is only one line
+		}
+	}
+	for i, text := range c.Search {
+		if _, err := wire.ParseName(text); err != nil {
+			m.add(fmt.Sprintf("dns.search[%d]: ", i), fmt.Errorf("expected a domain: %w", err))
+		}
+	}
+	if len(c.TLS.Listen) > 0 {
+		m.add("dns.tls.", o.TLS.Check())
+	}
+	if c.Dnstap.Socket != "" {
+		_, _, err := dnstap.ParseSocket(c.Dnstap.Socket)
+		m.add("dns.dnstap.socket: ", err)
+	}
+	return o, errors.Join(m...)
+}
+
+// mistakes are what is wrong with the configuration, each with its key.
+type mistakes []error
+
+// add notes an error, or each of those that are joined in it, with what leads to its
+// key.
+func (m *mistakes) add(key string, err error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			m.add(key, err)
+		}
+		return
+	}
+	if err != nil {
+		*m = append(*m, fmt.Errorf("%s%w", key, err))
+	}
 }
 
 // forwardOptions reads whom to ask for names outside of the cluster.
-func forwardOptions(c *config.DNS) (forward.Options, error) {
-	zones, err := forward.ParseZones(c.Upstreams, c.Policies)
-	if err != nil {
-		return forward.Options{}, fmt.Errorf("dns: %w", err)
+func forwardOptions(c *config.DNS, m *mistakes) forward.Options {
+	o := forward.Options{RandomCase: c.RandomCase}
+	var err error
+	o.Zones, err = forward.ParseZones(c.Upstreams, c.Policies)
+	m.add("dns.", err)
+	for i, text := range c.Upstreams {
+		if _, s, err := forward.ParseUpstream(text); err == nil {
+			m.add(fmt.Sprintf("dns.upstreams[%d]: ", i), forward.CheckSelf(s, ownAddresses(c)))
+		}
 	}
-	o := forward.Options{Zones: zones, RandomCase: c.RandomCase}
 	if c.UpstreamCAs != "" {
-		pem, err := os.ReadFile(c.UpstreamCAs)
-		if err != nil {
-			return o, fmt.Errorf("dns.upstreamCAs: %w", err)
-		}
-		o.RootCAs = x509.NewCertPool()
-		if !o.RootCAs.AppendCertsFromPEM(pem) {
-			return o, fmt.Errorf("dns.upstreamCAs: %s: %w", c.UpstreamCAs, errNoCertificate)
-		}
+		o.RootCAs, err = readAuthorities(c.UpstreamCAs)
+		m.add("dns.upstreamCAs: ", err)
 	}
-	return o, nil
+	return o
 }
 
-var errNoCertificate = errors.New("expected PEM with at least one certificate")
+// ownAddresses are those on which the name server answers if all goes well.
+func ownAddresses(c *config.DNS) []netip.AddrPort {
+	own := slices.Concat(c.Listen, c.TLS.Listen)
+	if c.Intercept.Mode != "off" {
+		for _, a := range c.Intercept.Addresses {
+			own = append(own, netip.AddrPortFrom(a, intercept.Port))
+		}
+	}
+	return own
+}
+
+func readAuthorities(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: expected PEM with at least one certificate", path)
+	}
+	return pool, nil
+}
 
 // cacheOptions returns the limits of the cache. What the configuration calls 0 the
 // cache calls negative, since 0 is its default.

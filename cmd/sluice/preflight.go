@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -77,17 +78,9 @@ func preflight(ctx context.Context, c *config.Configuration, r role) []finding {
 		// Whoever has it may be about to go: it is tried again.
 		out = append(out, finding{what: "proxy.healthz " + c.Proxy.Healthz, err: err, minor: heldByAnother(err) && !c.Proxy.HealthzHardFail})
 	}
-	if (r.node || r.dns) && len(c.DNS.Listen) > 0 {
-		if _, err := (&process{conf: c}).dnsOptions(); err != nil {
-			add("dns", fmt.Errorf("dns: %w", err))
-		}
-		for _, a := range c.DNS.Listen {
-			err := free(ctx, "dns.listen", "udp", a.String(), share)
-			if err == nil {
-				err = free(ctx, "dns.listen", "tcp", a.String(), share)
-			}
-			add("dns.listen "+a.String(), err)
-		}
+	if r.node || r.dns {
+		out = append(out, dnsMistakes(c)...)
+		out = append(out, dnsAddresses(ctx, &c.DNS, share)...)
 	}
 	if r.control && c.XDS.Address != "" {
 		add("xds.address "+c.XDS.Address, free(ctx, "xds.address", "tcp", c.XDS.Address, false))
@@ -214,7 +207,7 @@ func free(ctx context.Context, field, network, address string, share bool) error
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return heldError(fmt.Sprintf("%s: another process has %s (%s); stop it, or choose another address with --%s", field, address, network, flag))
-	case errors.Is(err, syscall.EADDRNOTAVAIL) && field == "dns.listen":
+	case errors.Is(err, syscall.EADDRNOTAVAIL) && strings.HasPrefix(field, "dns."):
 		return nil
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fmt.Errorf("%s: %s is no address of this machine; choose another with --%s", field, address, flag)

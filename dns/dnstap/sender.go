@@ -51,7 +51,7 @@ func ParseSocket(text string) (network, address string, err error) {
 			return network, address, nil
 		}
 	}
-	return "", "", fmt.Errorf("dnstap: expected unix:///PATH or tcp://HOST:PORT, found %q", text)
+	return "", "", fmt.Errorf("expected unix:///PATH or tcp://HOST:PORT, found %q", text)
 }
 
 // New returns a sender, which sends nothing until it is run.
@@ -59,7 +59,7 @@ func New(o Options) (*Sender, error) {
 	s := &Sender{}
 	var err error
 	if s.network, s.address, err = ParseSocket(o.Socket); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("dnstap: %w", err)
 	}
 	if o.Queue == 0 {
 		o.Queue = 1024

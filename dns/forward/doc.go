@@ -108,6 +108,15 @@ func dial(ctx context.Context, network string, addr netip.AddrPort) (net.Conn, e
 	return d.DialContext(ctx, network, addr.String())
 }
 
+// CheckSelf returns a [*LoopError] if a server is one of these addresses, which are
+// this server's own.
+func CheckSelf(s Server, self []netip.AddrPort) error {
+	if loop := checkSelf(s.Addr, self, ""); loop != nil {
+		return loop
+	}
+	return nil
+}
+
 // checkSelf returns a LoopError if the upstream is one of our own addresses.
 func checkSelf(u netip.AddrPort, self []netip.AddrPort, where string) *LoopError {
 	for _, l := range self {

@@ -57,13 +57,13 @@ func ParseServer(text string) (Server, error) {
 	if scheme, after, ok := strings.Cut(text, "://"); ok {
 		i := slices.Index(protocols[:], scheme)
 		if i < 0 {
-			return s, fmt.Errorf("server %q: expected udp://, tcp:// or tls://", text)
+			return s, fmt.Errorf("expected udp://, tcp:// or tls:// before the address, found %q", text)
 		}
 		s.Protocol, rest = Protocol(i), after
 	}
 	if addr, name, ok := strings.Cut(rest, "#"); ok {
-		if n, err := wire.ParseName(name); s.Protocol != TLS || err != nil || len(n) == 1 {
-			return s, fmt.Errorf("server %q: expected a server's name after the #, and tls:// at the start", text)
+		if s.Protocol != TLS || !isName(name, "") {
+			return s, fmt.Errorf("expected tls:// at the start and a server's name after the #, found %q", text)
 		}
 		rest, s.Name = addr, strings.TrimSuffix(name, ".")
 	}
@@ -81,10 +81,10 @@ func ParseServer(text string) (Server, error) {
 		s.Addr, err = netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 	}
 	if err != nil || strings.ContainsAny(s.Addr.Addr().Zone(), "[]%#/") {
-		return s, fmt.Errorf("server %q: expected an address, as 10.0.0.1 or [fd00::1]:53", text)
+		return s, fmt.Errorf("expected an address, as 10.0.0.1 or [fd00::1]:53, found %q", text)
 	}
 	if s.Addr.Addr().IsUnspecified() || s.Addr.Addr().IsMulticast() {
-		return s, fmt.Errorf("server %q: expected the address of one machine", text)
+		return s, fmt.Errorf("expected the address of one machine, found %q", text)
 	}
 	return s, nil
 }
@@ -119,7 +119,7 @@ func ParsePolicy(s string) (Policy, error) {
 	if i := slices.Index(policies[:], strings.ReplaceAll(s, "_", "-")); i >= 0 {
 		return Policy(i), nil
 	}
-	return 0, fmt.Errorf("policy: expected one of %q, found %q", policies, s)
+	return 0, fmt.Errorf("expected one of %q, found %q", policies, s)
 }
 
 // Zone is whom to ask for the names below one.
@@ -138,16 +138,16 @@ func Root(servers ...Server) []Zone { return []Zone{{Name: ".", Servers: servers
 // ParseZones reads servers as a user writes them: what [ParseServer] reads, or for
 // the names of one zone "corp.example=10.0.0.1"; and policies: "random", or for one
 // zone "corp.example=random". Zones are in the order in which they are named first.
+// The error joins what is wrong with each entry, beginning with its place, such as
+// "upstreams[1]" or "policies[0]".
 func ParseZones(servers, policies []string) ([]Zone, error) {
 	var zones []Zone
-	for _, text := range servers {
-		name, server, err := cutZone(text)
+	var errs []error
+	for at, text := range servers {
+		name, s, err := ParseUpstream(text)
 		if err != nil {
-			return nil, fmt.Errorf("upstream %q: %w", text, err)
-		}
-		s, err := ParseServer(server)
-		if err != nil {
-			return nil, fmt.Errorf("upstream %q: %w", text, err)
+			errs = append(errs, fmt.Errorf("upstreams[%d]: %w", at, err))
+			continue
 		}
 		i := indexZone(zones, name)
 		if i < 0 {
@@ -157,25 +157,40 @@ func ParseZones(servers, policies []string) ([]Zone, error) {
 			zones[i].Servers = append(zones[i].Servers, s)
 		}
 	}
-	for _, text := range policies {
+	for at, text := range policies {
 		name, policy, err := cutZone(text)
-		if err != nil {
-			return nil, fmt.Errorf("policy %q: %w", text, err)
-		}
-		p, err := ParsePolicy(policy)
-		if err != nil {
-			return nil, err
+		var p Policy
+		if err == nil {
+			p, err = ParsePolicy(policy)
 		}
 		i := indexZone(zones, name)
-		if i < 0 && name != "." {
-			return nil, fmt.Errorf("policy %q: %s has no upstreams", text, name)
+		if err == nil && i < 0 && name != "." {
+			err = fmt.Errorf("expected a zone that has upstreams, found %q", name)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("policies[%d]: %w", at, err))
+			continue
 		}
 		if i < 0 { // its servers come from resolv.conf
 			i, zones = len(zones), append(zones, Zone{Name: name})
 		}
 		zones[i].Policy = p
 	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
 	return zones, nil
+}
+
+// ParseUpstream reads one of the servers of [ParseZones], and the zone whose names
+// it is asked for: "." for all.
+func ParseUpstream(text string) (zone string, s Server, err error) {
+	zone, server, err := cutZone(text)
+	if err != nil {
+		return "", s, err
+	}
+	s, err = ParseServer(server)
+	return zone, s, err
 }
 
 func indexZone(zones []Zone, name string) int {
@@ -188,9 +203,21 @@ func cutZone(text string) (zone, value string, err error) {
 	if !ok {
 		return ".", text, nil
 	}
-	name, err := wire.ParseName(zone)
-	if err != nil || len(name) == 1 {
-		return "", "", errors.New("expected the name of a zone before the =")
+	if !isName(zone, "/") { // RFC 2317 §4 has it in the names of reverse zones
+		return "", "", fmt.Errorf("expected the name of a zone before the =, found %q", text)
 	}
 	return strings.ToLower(strings.TrimSuffix(zone, ".")), value, nil
+}
+
+// isName reports whether a text is a name below the root, of letters, digits,
+// hyphens, underscores and the further characters. Any octet may be in a name, but
+// most of those that a user writes there are slips.
+func isName(text, further string) bool {
+	for _, c := range text {
+		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && !strings.ContainsRune("-_."+further, c) {
+			return false
+		}
+	}
+	name, err := wire.ParseName(text)
+	return err == nil && len(name) > 1
 }

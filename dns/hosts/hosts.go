@@ -46,8 +46,20 @@ type Result struct {
 	Count   int
 }
 
+// LineError is what is wrong with a line.
+type LineError struct {
+	Line int // from 1 on
+	Err  error
+}
+
+// Error names the line.
+func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+
+// Unwrap returns what is wrong without the line.
+func (e *LineError) Unwrap() error { return e.Err }
+
 // New makes a table of lines: an address and its names each, and what follows a #
-// is a comment. It returns as errors what it cannot read, each with the line, and
+// is a comment. It returns as errors what it cannot read, each a [*LineError], and
 // a table of the rest. An empty table is nil, which has no names.
 func New(lines []string, o Options) (*Table, []error) {
 	if o.TTL == 0 {
@@ -56,6 +68,7 @@ func New(lines []string, o Options) (*Table, []error) {
 	t := &Table{names: map[string]*entry{}}
 	var errs []error
 	for i, line := range lines {
+		fail := func(err error) { errs = append(errs, &LineError{i + 1, err}) }
 		line, _, _ = strings.Cut(line, "#")
 		fields := strings.Fields(line)
 		if len(fields) == 0 {
@@ -64,15 +77,15 @@ func New(lines []string, o Options) (*Table, []error) {
 		addr, err := netip.ParseAddr(fields[0])
 		switch {
 		case err != nil, addr.Zone() != "":
-			errs = append(errs, fmt.Errorf("line %d: expected an address, found %q", i+1, fields[0]))
+			fail(fmt.Errorf("expected an address, found %q", fields[0]))
 			continue
 		case len(fields) == 1:
-			errs = append(errs, fmt.Errorf("line %d: expected names after %s", i+1, fields[0]))
+			fail(fmt.Errorf("expected names after %s", fields[0]))
 			continue
 		}
 		for _, text := range fields[1:] {
 			if err := t.add(addr.Unmap(), text, o); err != nil {
-				errs = append(errs, fmt.Errorf("line %d: %w", i+1, err))
+				fail(err)
 			}
 		}
 	}
