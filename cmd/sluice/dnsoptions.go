@@ -69,6 +69,10 @@ func (p *process) dnsOptions() (dns.Options, error) {
 			m.add(fmt.Sprintf("dns.search[%d]: ", i), fmt.Errorf("expected a domain: %w", err))
 		}
 	}
+	if c.Intercept.Mode != "off" {
+		// Mode auto is for what a kernel cannot do, not for a slip.
+		m.add("dns.intercept.", intercept.CheckAddresses(c.Intercept.Addresses))
+	}
 	if len(c.TLS.Listen) > 0 {
 		m.add("dns.tls.", o.TLS.Check())
 	}

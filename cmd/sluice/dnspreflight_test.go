@@ -63,6 +63,12 @@ func TestDNSMistakes(t *testing.T) {
 			`dns.policies[0]: expected one of ["sequential" "round-robin" "random"], found "fastest"`,
 		}},
 		"authorities": {func(d *config.DNS) { d.UpstreamCAs = "preflight.go" }, []string{`dns.upstreamCAs: preflight.go: expected PEM`}},
+		"capture": {func(d *config.DNS) {
+			d.Intercept.Addresses = append(d.Intercept.Addresses, netip.MustParseAddr("169.254.20.128"))
+		}, []string{`dns.intercept.addresses[2]: expected an address outside of 169.254.20.128/26, which interception uses itself`}},
+		"no capture": {func(d *config.DNS) {
+			d.Intercept.Mode, d.Intercept.Addresses = "off", []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+		}, nil},
 		"several": {func(d *config.DNS) { d.Rewrites, d.Cache.Zones, d.Pods = []string{"a"}, []string{"b"}, "some" }, []string{
 			`dns.pods: `, `dns.rewrites[0]: expected two names, as FROM=TO, found "a"`, `dns.cache.zones[0]: expected ZONE=TTL or ZONE=TTL/NEGATIVETTL, found "b"`,
 		}},

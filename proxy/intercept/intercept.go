@@ -75,14 +75,8 @@ func New(o Options) (*Interceptor, error) {
 		o.Log = slog.Default()
 	}
 	i := &Interceptor{Options: o}
-	counts := map[proxy.Family]int{}
-	for _, a := range o.Addresses {
-		if counts[proxy.FamilyOf(a)]++; counts[proxy.FamilyOf(a)] >= maxSlots { // one is for the Service
-			return nil, fmt.Errorf("intercept: expected at most %d addresses of a family, found %v besides", maxSlots-1, a)
-		}
-		if _, own := seatOf(a); own || !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
-			return nil, fmt.Errorf("intercept: %v cannot be intercepted; use an address such as 169.254.20.10 that nobody else has", a)
-		}
+	if err := CheckAddresses(o.Addresses); err != nil {
+		return nil, fmt.Errorf("intercept: %w", err)
 	}
 	t, err := openTable(0)
 	if err != nil {

@@ -2,6 +2,7 @@ package intercept
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"io"
@@ -25,6 +26,35 @@ type Config struct {
 	Service model.Name
 	// Node is the name of this node.
 	Node string
+}
+
+// CheckAddresses tells whether all of the addresses can be intercepted, on whatever
+// kernel. The error joins what is wrong with each, beginning with its place, such as
+// "addresses[1]".
+func CheckAddresses(addresses []netip.Addr) error {
+	var errs []error
+	counts := map[proxy.Family]int{}
+	for i, a := range addresses {
+		fail := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("addresses[%d]: "+format, append([]any{i}, args...)...))
+		}
+		_, own := seatOf(a)
+		switch {
+		case !a.IsValid() || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast():
+			fail("expected an address such as 169.254.20.10 that nobody else has, found %v", a)
+			continue
+		case own:
+			fail("expected an address outside of %v, which interception uses itself, found %v", internal[proxy.FamilyOf(a)], a)
+			continue
+		case slices.Contains(addresses[:i], a):
+			fail("expected each address once, found %v again", a)
+			continue
+		}
+		if counts[proxy.FamilyOf(a)]++; counts[proxy.FamilyOf(a)] == maxSlots { // one is for the Service
+			fail("expected at most %d addresses of a family, found %v besides", maxSlots-1, a)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // maxEndpoints bounds how many of the ordinary endpoints a node uses, for every
