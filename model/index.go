@@ -22,6 +22,7 @@ type indexID uint8
 const (
 	indexSlicesByService indexID = iota
 	indexPodsByIP
+	indexHostPodsByIP
 	indexServicesByIP
 	indexCount
 )
@@ -44,6 +45,17 @@ var (
 			add(ip.String())
 		}
 	}, false}
+	// HostPodsByIP finds the Pods on their host's network that have not ended, by
+	// "namespace/address" of any of their addresses. All such Pods of a node share
+	// its addresses, so an address alone names none of them.
+	HostPodsByIP = Index[*Pod]{indexHostPodsByIP, KindPod, func(p *Pod, add func(string)) {
+		if !p.HostNetwork || p.Terminated {
+			return
+		}
+		for _, ip := range p.IPs {
+			add(ip.String())
+		}
+	}, true}
 	// ServicesByIP finds Services by any of their ClusterIPs.
 	ServicesByIP = Index[*Service]{indexServicesByIP, KindService, func(s *Service, add func(string)) {
 		for _, ip := range s.ClusterIPs {
@@ -96,7 +108,7 @@ type indexer struct {
 // indexesOf lists the indexes of each kind.
 var indexesOf = [kindCount][]indexer{
 	KindEndpointSlice: {SlicesByService.untyped()},
-	KindPod:           {PodsByIP.untyped()},
+	KindPod:           {PodsByIP.untyped(), HostPodsByIP.untyped()},
 	KindService:       {ServicesByIP.untyped()},
 }
 

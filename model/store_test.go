@@ -211,6 +211,17 @@ func (o oracle) check(t *testing.T, what string, s *Snapshot) {
 		if got := slices.Collect(PodsByIP.Find(s, ip)); !slices.Equal(got, pods) {
 			t.Fatalf("%s: Pods of %s: %v, want %v", what, ip, got, pods)
 		}
+		for _, ns := range []string{"a", "a-b", "b"} {
+			pods = nil
+			for _, key := range byKind[KindPod] {
+				if v := o.objects[key].(*Pod); v.HostNetwork && !v.Terminated && v.Namespace == ns && slices.Contains(v.IPs, netip.MustParseAddr(ip)) {
+					pods = append(pods, v)
+				}
+			}
+			if got := slices.Collect(HostPodsByIP.Find(s, ns+"/"+ip)); !slices.Equal(got, pods) {
+				t.Fatalf("%s: Pods of %s on the host's network, with %s: %v, want %v", what, ns, ip, got, pods)
+			}
+		}
 	}
 	for _, name := range []string{"x", "xy", "y"} {
 		for _, ns := range []string{"a", "a-b", "b"} {

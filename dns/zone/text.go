@@ -135,10 +135,8 @@ func (z *Zone) Origin(name []byte) (model.Key, bool) {
 			return key, z.model.Has(key)
 		case len(ls) == 3 && ls[0] == "pod":
 			if addr, ok := undash([]byte(ls[2])); ok {
-				for pod := range model.PodsByIP.Find(z.model, addr.String()) {
-					if pod.Namespace == ls[1] {
-						return model.Pods.Key(pod), true
-					}
+				if pod, ok := podOf(z.model, ls[1], addr); ok {
+					return model.Pods.Key(pod), true
 				}
 			}
 		case len(ls) == 2:

@@ -224,8 +224,13 @@ func (z *Zone) lookupPod(a *Answer, name, apex []byte, typ uint16) {
 		return
 	}
 	addr, ok := undash(label)
-	if !ok || z.pods == PodsVerified && !z.hasPod(string(ns[1:pod]), addr) {
+	if !ok {
 		return
+	}
+	if z.pods == PodsVerified {
+		if _, ok := podOf(z.model, string(ns[1:pod]), addr); !ok {
+			return
+		}
 	}
 	a.Status = NoData
 	if typ == addrType(addr) {
@@ -234,13 +239,21 @@ func (z *Zone) lookupPod(a *Answer, name, apex []byte, typ uint16) {
 	}
 }
 
-func (z *Zone) hasPod(namespace string, addr netip.Addr) bool {
-	for pod := range model.PodsByIP.Find(z.model, addr.String()) {
+// podOf returns a Pod of the namespace that has the address and has not ended.
+// Unlike for what an address alone says, Pods on their host's network count:
+// CoreDNS, too, asks only whether the namespace has one with that address
+// (plugin/kubernetes, findPods).
+func podOf(s *model.Snapshot, namespace string, addr netip.Addr) (*model.Pod, bool) {
+	ip := addr.String()
+	for pod := range model.PodsByIP.Find(s, ip) {
 		if pod.Namespace == namespace {
-			return true
+			return pod, true
 		}
 	}
-	return false
+	for pod := range model.HostPodsByIP.Find(s, namespace+"/"+ip) {
+		return pod, true
+	}
+	return nil, false
 }
 
 // undash reads an address from a label as CoreDNS does: three single dashes are
