@@ -34,8 +34,8 @@ func ParseLife(text string) (Life, error) {
 			continue
 		}
 		var err error
-		if *d.to, err = time.ParseDuration(d.text); err != nil || *d.to < 0 {
-			return l, fmt.Errorf("expected a duration such as 30s, found %q in %q", d.text, text)
+		if *d.to, err = time.ParseDuration(d.text); err != nil || *d.to < 0 || *d.to%time.Second != 0 {
+			return l, fmt.Errorf("expected whole seconds such as 30s, found %q in %q", d.text, text)
 		}
 	}
 	return l, nil

@@ -17,7 +17,7 @@ import (
 type Hosts struct {
 	Entries   []string      // each an address and its names, as a line of hosts(5)
 	File      string        // of more such lines; it is read again when it changes
-	TTL       time.Duration // by default [hosts.DefaultTTL]
+	TTL       time.Duration // by default [hosts.DefaultTTL]; negative: 0
 	NoReverse bool          // addresses do not lead to names
 }
 

@@ -55,6 +55,26 @@ func TestHosts(t *testing.T) {
 	}
 }
 
+// TestTTL0 gives records that nobody is to keep.
+func TestTTL0(t *testing.T) {
+	s := start(t, func(o *sluicedns.Options) {
+		o.TTL = -time.Second
+		o.Hosts = sluicedns.Hosts{Entries: []string{"10.9.0.1 web.example.com"}, TTL: -time.Second}
+	})
+	for _, name := range []string{"svc1.testns.svc.cluster.local.", "web.example.com.", "none.testns.svc.cluster.local."} {
+		r := ask(t, s.Addrs()[0], "udp", name, "A")
+		records := append(r.Answer, r.Ns...)
+		if len(records) == 0 {
+			t.Errorf("%s: no records", name)
+		}
+		for _, rr := range records {
+			if rr.Header().Ttl != 0 {
+				t.Errorf("%s: %v, want TTL 0", name, rr)
+			}
+		}
+	}
+}
+
 // TestRewrites answers with what there is of another name, which nobody sees.
 func TestRewrites(t *testing.T) {
 	upstream := examples(t)

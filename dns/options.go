@@ -48,7 +48,7 @@ type Options struct {
 	Probers []netip.Addr
 
 	Zones            []string      // the cluster's, by default cluster.local
-	TTL              time.Duration // of cluster names, by default [zone.DefaultTTL]
+	TTL              time.Duration // of cluster names, by default [zone.DefaultTTL]; negative: 0
 	Pods             zone.PodMode
 	EndpointPodNames bool // see [zone.Options]
 
@@ -143,8 +143,12 @@ func (o *Options) nameservers() []netip.Addr {
 }
 
 func (o *Options) zoneOptions() zone.Options {
+	ttl := o.TTL
+	if ttl < 0 {
+		ttl = 1 // too little to count in a record, where 0 would be the default
+	}
 	return zone.Options{
-		Zones: o.Zones, TTL: o.TTL, Pods: o.Pods, EndpointPodNames: o.EndpointPodNames,
+		Zones: o.Zones, TTL: ttl, Pods: o.Pods, EndpointPodNames: o.EndpointPodNames,
 		Nameservers: o.nameservers(), Service: o.Service, Node: o.Node,
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sluicenet/sluice/dns/conformance"
+	"github.com/sluicenet/sluice/dns/zone"
 )
 
 // conformanceCommand asks a server what the DNS of a cluster must know.
@@ -53,6 +54,9 @@ cannot be asked about is in the table, with the reason.`,
 				return fmt.Errorf("--ttl: expected whole seconds of at most 1h, found %v", ttl)
 			}
 			p.TTL = uint32(ttl / time.Second)
+			if _, err := zone.ParsePodMode(p.Pods); err != nil {
+				return fmt.Errorf("--pods: expected disabled, insecure or verified, found %q", p.Pods)
+			}
 			if pod != "" {
 				var address string
 				var err error

@@ -26,9 +26,9 @@ import (
 func (p *process) dnsOptions() (dns.Options, error) {
 	c := p.conf.DNS
 	o := dns.Options{
-		Store: p.store, Listen: c.Listen, Zones: slices.Concat([]string{p.conf.Zone}, c.Zones), TTL: c.TTL.Duration, EndpointPodNames: c.EndpointPodNames,
+		Store: p.store, Listen: c.Listen, Zones: slices.Concat([]string{p.conf.Zone}, c.Zones), TTL: orNone(c.TTL.Duration), EndpointPodNames: c.EndpointPodNames,
 		ResolvConf: c.Resolv, Cache: cacheOptions(&c.Cache), KeepSubnet: c.KeepSubnet,
-		Hosts:    dns.Hosts{Entries: c.Hosts.Entries, File: c.Hosts.File, TTL: c.Hosts.TTL.Duration, NoReverse: c.Hosts.NoReverse},
+		Hosts:    dns.Hosts{Entries: c.Hosts.Entries, File: c.Hosts.File, TTL: orNone(c.Hosts.TTL.Duration), NoReverse: c.Hosts.NoReverse},
 		Autopath: c.Autopath, Node: p.conf.NodeName, Search: c.Search,
 		MaxConnections: int(c.TCP.MaxConnections), MaxPerClient: int(c.TCP.MaxPerClient), IdleTimeout: c.TCP.IdleTimeout.Duration,
 		TLS: dns.TLS{Listen: c.TLS.Listen, CertFile: c.TLS.CertFile, KeyFile: c.TLS.KeyFile},
@@ -141,15 +141,20 @@ func readAuthorities(path string) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// cacheOptions returns the limits of the cache. What the configuration calls 0 the
-// cache calls negative, since 0 is its default.
+// orNone returns a time as packages take it of which 0 is the default, and negative
+// what the configuration calls 0.
+func orNone(d time.Duration) time.Duration {
+	if d == 0 {
+		return -time.Second
+	}
+	return d
+}
+
+// cacheOptions returns the limits of the cache.
 func cacheOptions(c *config.DNSCache) cache.Options {
 	o := cache.Options{
 		Bytes: int(c.MiB) << 20, MaxTTL: c.MaxTTL.Duration, MaxNegative: c.MaxNegativeTTL.Duration,
-		Stale: c.Stale.Duration, Failure: c.FailureTTL.Duration, Prefetch: int(c.Prefetch),
-	}
-	if o.Stale == 0 {
-		o.Stale = -time.Second
+		Stale: orNone(c.Stale.Duration), Failure: c.FailureTTL.Duration, Prefetch: int(c.Prefetch),
 	}
 	if o.Prefetch == 0 {
 		o.Prefetch = -1

@@ -62,6 +62,13 @@ func TestDNSMistakes(t *testing.T) {
 			`dns.upstreams[1]: expected an address, as 10.0.0.1 or [fd00::1]:53, found "foo"`, `dns.upstreams[2]: expected an address, as 10.0.0.1 or [fd00::1]:53, found "b=c"`,
 			`dns.policies[0]: expected one of ["sequential" "round-robin" "random"], found "fastest"`,
 		}},
+		"life of parts": {func(d *config.DNS) { d.Cache.Zones = []string{"a.example=1500ms"} }, []string{`dns.cache.zones[0]: expected whole seconds such as 30s, found "1500ms"`}},
+		"server's name": {func(d *config.DNS) {
+			d.Upstreams = []string{"tls://10.0.0.1#a b", "a=tls://10.0.0.1#b=c", "tls://=10.0.0.1"}
+		}, []string{
+			`dns.upstreams[0]: expected tls:// at the start and a server's name after the #, found "tls://10.0.0.1#a b"`,
+			`dns.upstreams[1]: expected tls:// at the start and a server's name`, `dns.upstreams[2]: expected the name of a zone before the =`,
+		}},
 		"authorities": {func(d *config.DNS) { d.UpstreamCAs = "preflight.go" }, []string{`dns.upstreamCAs: preflight.go: expected PEM`}},
 		"capture": {func(d *config.DNS) {
 			d.Intercept.Addresses = append(d.Intercept.Addresses, netip.MustParseAddr("169.254.20.128"))

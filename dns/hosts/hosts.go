@@ -34,7 +34,7 @@ type set struct {
 
 // Options say what the records of a table are like.
 type Options struct {
-	TTL time.Duration // by default [DefaultTTL]
+	TTL time.Duration // by default [DefaultTTL]; negative: 0
 	// NoReverse leaves out the records that lead from addresses to names.
 	NoReverse bool
 }
@@ -103,7 +103,7 @@ func (t *Table) add(addr netip.Addr, text string, o Options) error {
 	if len(parsed) == 1 {
 		return fmt.Errorf("%w %q: the root has no address", wire.ErrName, text)
 	}
-	ttl := uint32(o.TTL / time.Second)
+	ttl := uint32(max(0, o.TTL) / time.Second)
 	name := wire.AppendLower(nil, parsed)
 	i, typ := 0, uint16(wire.TypeA)
 	if addr.Is6() {

@@ -148,12 +148,15 @@ func (c *Configuration) Validate() error {
 		oneOf("log.format", c.Log.Format, "text", "json"),
 		c.Proxy.Validate(),
 		c.DNS.validate(),
+		c.DNS.validateZones(c.Zone),
 		positive("mesh.certificateLife", c.Mesh.CertificateLife.Duration, time.Minute),
 	)
 }
 
 func dnsName(field, value string) error {
-	if len(validation.IsDNS1123Subdomain(strings.TrimSuffix(value, "."))) > 0 {
+	value = strings.TrimSuffix(value, ".")
+	tooLong := func(label string) bool { return len(label) > validation.DNS1123LabelMaxLength }
+	if len(validation.IsDNS1123Subdomain(value)) > 0 || slices.ContainsFunc(strings.Split(value, "."), tooLong) {
 		return fmt.Errorf("%s: expected a DNS name in lower case, found %q", field, value)
 	}
 	return nil

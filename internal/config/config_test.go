@@ -132,3 +132,46 @@ func TestDNSCache(t *testing.T) {
 		}
 	}
 }
+
+// TestDNSMistakes names the key of what would be ignored, or cannot be told to
+// clients.
+func TestDNSMistakes(t *testing.T) {
+	for name, c := range map[string]struct{ text, want string }{
+		"burst alone":            {"rateLimit: {burst: 10}", `dns.rateLimit.burst: expected dns.rateLimit.perSecond with it`},
+		"certificate alone":      {"tls: {certFile: a}", `dns.tls.certFile: expected dns.tls.listen with it`},
+		"key alone":              {"tls: {keyFile: a}", `dns.tls.keyFile: expected dns.tls.listen with it`},
+		"search alone":           {"search: [a.example]", `dns.search: expected dns.autopath with it`},
+		"two rewrites":           {"rewrites: [a.example=b.example, A.example.=c.example]", `dns.rewrites[1]: expected each name once, found "a.example", which dns.rewrites[0] rewrites`},
+		"main zone":              {"zones: [x.local, cluster.local.]", `dns.zones[1]: expected a zone besides zone, found "cluster.local."`},
+		"zone twice":             {"zones: [x.local, x.local]", `dns.zones[1]: expected each zone once, found "x.local" again`},
+		"long label":             {"zones: [" + strings.Repeat("a", 64) + ".local]", `dns.zones[0]: expected a DNS name`},
+		"empty listen":           {`listen: ["127.0.0.1:53", ""]`, `dns.listen[1]: expected ADDRESS:PORT, found ""`},
+		"empty TLS listen":       {`tls: {listen: [""], certFile: a, keyFile: a}`, `dns.tls.listen[0]: expected ADDRESS:PORT, found ""`},
+		"listen twice":           {`{listen: ["127.0.0.1:53"], tls: {listen: ["127.0.0.1:53"], certFile: a, keyFile: a}}`, `dns.tls.listen[0]: expected each address once, found 127.0.0.1:53, which dns.listen[0] has`},
+		"empty capture":          {`intercept: {addresses: [""]}`, `dns.intercept.addresses[0]: expected an address, found ""`},
+		"TTL of parts":           {"ttl: 1500ms", `dns.ttl: expected whole seconds from 0s to 1h0m0s, found 1.5s`},
+		"TTL too long":           {"ttl: 3601s", `dns.ttl: expected whole seconds from 0s to 1h0m0s, found 1h0m1s`},
+		"TTL of hosts of parts":  {"hosts: {ttl: 10ms}", `dns.hosts.ttl: expected whole seconds`},
+		"cache's TTL of parts":   {"cache: {maxTTL: 1500ms}", `dns.cache.maxTTL: expected whole seconds`},
+		"negative TTL of parts":  {"cache: {maxNegativeTTL: 1500ms}", `dns.cache.maxNegativeTTL: expected whole seconds`},
+		"failure's TTL of parts": {"cache: {failureTTL: 1500ms}", `dns.cache.failureTTL: expected whole seconds`},
+		"stale of parts":         {"cache: {stale: 1500ms}", `dns.cache.stale: expected whole seconds`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if !strings.HasPrefix(c.text, "{") {
+				c.text = "{" + c.text + "}"
+			}
+			if _, err := load(t, head+"dns: "+c.text+"\n"); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("error %v, want one that says %q", err, c.want)
+			}
+		})
+	}
+}
+
+// TestDNSTTL0 is the TTL that the range of CoreDNS' kubernetes plugin begins with.
+func TestDNSTTL0(t *testing.T) {
+	c, err := load(t, head+"dns: {ttl: 0s, hosts: {ttl: 0s}}\n")
+	if err != nil || c.DNS.TTL.Duration != 0 || c.DNS.Hosts.TTL.Duration != 0 {
+		t.Errorf("%v, %v, %v", c.DNS.TTL, c.DNS.Hosts.TTL, err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,7 +19,7 @@ type DNS struct {
 	Resolv    string           `json:"resolvConf,omitempty" usage:"resolv.conf to take upstreams from; it is read again when it changes"`
 	Pods      string           `json:"pods,omitempty" usage:"records of Pods by address: disabled, insecure or verified"`
 	Zones     []string         `json:"zones,omitempty" usage:"further zones that the cluster's names are in"`
-	TTL       metav1.Duration  `json:"ttl,omitzero" flag:"dns-ttl" usage:"TTL of the cluster's names"`
+	TTL       metav1.Duration  `json:"ttl" flag:"dns-ttl" usage:"TTL of the cluster's names, at most 1h"`
 
 	EndpointPodNames bool `json:"endpointPodNames,omitempty" usage:"name endpoints without hostname after their Pods, instead of their addresses"`
 
@@ -45,7 +46,7 @@ type DNS struct {
 type DNSHosts struct {
 	Entries   []string        `json:"entries,omitempty" usage:"an address and its names each, as a line of a hosts file"`
 	File      string          `json:"file,omitempty" usage:"hosts file of more such lines; it is read again when it changes"`
-	TTL       metav1.Duration `json:"ttl,omitzero" flag:"dns-hosts-ttl" usage:"TTL of these names"`
+	TTL       metav1.Duration `json:"ttl" flag:"dns-hosts-ttl" usage:"TTL of these names"`
 	NoReverse bool            `json:"noReverse,omitempty" usage:"do not lead from these addresses to their names"`
 }
 
@@ -133,14 +134,13 @@ func (d *DNS) validate() error {
 		oneOf("dns.pods", d.Pods, "disabled", "insecure", "verified"),
 		oneOf("dns.intercept.mode", d.Intercept.Mode, "auto", "on", "off"),
 		objectName("dns.intercept.service", d.Intercept.Service),
-		positive("dns.cache.maxTTL", c.MaxTTL.Duration, time.Second),
-		positive("dns.cache.maxNegativeTTL", c.MaxNegativeTTL.Duration, time.Second),
-		positive("dns.cache.stale", c.Stale.Duration, 0),
-		positive("dns.cache.failureTTL", c.FailureTTL.Duration, time.Second),
-	}
-	errs = append(errs, d.validateServing())
-	if c.FailureTTL.Duration > maxFailureTTL {
-		errs = append(errs, fmt.Errorf("dns.cache.failureTTL: expected at most %v, found %v", maxFailureTTL, c.FailureTTL.Duration))
+		wholeSeconds("dns.ttl", d.TTL, 0, time.Hour),
+		wholeSeconds("dns.hosts.ttl", d.Hosts.TTL, 0, maxTTL),
+		wholeSeconds("dns.cache.maxTTL", c.MaxTTL, time.Second, maxTTL),
+		wholeSeconds("dns.cache.maxNegativeTTL", c.MaxNegativeTTL, time.Second, maxTTL),
+		wholeSeconds("dns.cache.stale", c.Stale, 0, maxTTL),
+		wholeSeconds("dns.cache.failureTTL", c.FailureTTL, time.Second, maxFailureTTL),
+		d.validateAddresses(), d.validateServing(), d.validateCompanions(),
 	}
 	if c.MiB == 0 || c.MiB > 1<<14 {
 		errs = append(errs, fmt.Errorf("dns.cache.mib: expected 1 to %d, found %d", 1<<14, c.MiB))
@@ -148,20 +148,98 @@ func (d *DNS) validate() error {
 	return errors.Join(errs...)
 }
 
+// maxTTL is the longest TTL there is (RFC 2181 §8).
+const maxTTL = (1<<31 - 1) * time.Second
+
+// wholeSeconds checks a time that is told in whole seconds.
+func wholeSeconds(field string, d metav1.Duration, least, most time.Duration) error {
+	if d.Duration < least || d.Duration > most || d.Duration%time.Second != 0 {
+		return fmt.Errorf("%s: expected whole seconds from %v to %v, found %v", field, least, most, d.Duration)
+	}
+	return nil
+}
+
+// validateAddresses checks the lists that are made of addresses. One without text
+// reads as one that says nothing.
+func (d *DNS) validateAddresses() error {
+	var errs []error
+	seen := map[netip.AddrPort]string{}
+	for _, list := range []struct {
+		key   string
+		addrs []netip.AddrPort
+	}{{"dns.listen", d.Listen}, {"dns.tls.listen", d.TLS.Listen}} {
+		for i, a := range list.addrs {
+			key := fmt.Sprintf("%s[%d]", list.key, i)
+			switch other, twice := seen[a]; {
+			case !a.IsValid():
+				errs = append(errs, fmt.Errorf("%s: expected ADDRESS:PORT, found \"\"", key))
+			case twice && a.Port() != 0: // 0 is another one each time
+				errs = append(errs, fmt.Errorf("%s: expected each address once, found %v, which %s has", key, a, other))
+			}
+			seen[a] = key
+		}
+	}
+	for i, a := range d.Intercept.Addresses {
+		if !a.IsValid() {
+			errs = append(errs, fmt.Errorf("dns.intercept.addresses[%d]: expected an address, found \"\"", i))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// validateCompanions checks what has no meaning without something else, or twice.
+func (d *DNS) validateCompanions() error {
+	var errs []error
+	need := func(field string, given bool, other string, has bool) {
+		if given && !has {
+			errs = append(errs, fmt.Errorf("%s: expected %s with it, which is not set", field, other))
+		}
+	}
+	need("dns.rateLimit.burst", d.RateLimit.Burst > 0, "dns.rateLimit.perSecond", d.RateLimit.PerSecond > 0)
+	need("dns.tls.certFile", d.TLS.CertFile != "", "dns.tls.listen", len(d.TLS.Listen) > 0)
+	need("dns.tls.keyFile", d.TLS.KeyFile != "", "dns.tls.listen", len(d.TLS.Listen) > 0)
+	need("dns.search", len(d.Search) > 0, "dns.autopath", d.Autopath)
+	seen := map[string]int{}
+	for i, text := range d.Rewrites {
+		from, _, _ := strings.Cut(text, "=")
+		from = plain(from)
+		if first, twice := seen[from]; twice {
+			errs = append(errs, fmt.Errorf("dns.rewrites[%d]: expected each name once, found %q, which dns.rewrites[%d] rewrites", i, from, first))
+			continue
+		}
+		seen[from] = i
+	}
+	return errors.Join(errs...)
+}
+
+// plain returns a DNS name as it is compared.
+func plain(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
+
+// validateZones checks the cluster's further zones, of which main is the first.
+func (d *DNS) validateZones(main string) error {
+	var errs []error
+	for i, z := range d.Zones {
+		field := fmt.Sprintf("dns.zones[%d]", i)
+		err := dnsName(field, z)
+		same := func(other string) bool { return plain(other) == plain(z) }
+		switch {
+		case err != nil:
+		case same(main):
+			err = fmt.Errorf("%s: expected a zone besides zone, found %q, which it is", field, z)
+		case slices.ContainsFunc(d.Zones[:i], same):
+			err = fmt.Errorf("%s: expected each zone once, found %q again", field, z)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // validateServing checks whom is answered, and how much.
 func (d *DNS) validateServing() error {
 	errs := []error{
-		positive("dns.ttl", d.TTL.Duration, time.Second),
-		positive("dns.hosts.ttl", d.Hosts.TTL.Duration, 0),
 		positive("dns.tcp.idleTimeout", d.TCP.IdleTimeout.Duration, time.Second),
 		atLeastOne("dns.tcp.maxConnections", d.TCP.MaxConnections),
 		atLeastOne("dns.tcp.maxPerClient", d.TCP.MaxPerClient),
-	}
-	for i, z := range d.Zones {
-		errs = append(errs, dnsName(fmt.Sprintf("dns.zones[%d]", i), z))
-	}
-	if d.TTL.Duration > time.Hour {
-		errs = append(errs, fmt.Errorf("dns.ttl: expected at most 1h, found %v", d.TTL.Duration))
 	}
 	if len(d.TLS.Listen) > 0 && (d.TLS.CertFile == "" || d.TLS.KeyFile == "") {
 		errs = append(errs, errors.New("dns.tls: expected certFile and keyFile with listen"))

@@ -54,6 +54,7 @@ func TestWhatIsSaid(t *testing.T) {
 		{"cache 30 a.example", "all zones of its block", ""},
 		{"rewrite continue name a.example b.example", "continue: a name is rewritten once", ""},
 		{"rewrite stop name a.example b.example", "", ""},
+		{"rewrite name a.example b.example\nrewrite name exact A.example. c.example", "an earlier line rewrites A.example", ""},
 		{"forward . /etc/resolv.conf {\nforce_tcp\n}", "over UDP first", ""},
 		{"forward . 10.0.0.1 {\ntls_servername a.example\n}", "", "no server is asked over TLS"},
 		{"forward . 10.0.0.1 {\nnext NXDOMAIN\n}", "next NXDOMAIN: there is nothing", ""},

@@ -149,7 +149,13 @@ func (im *importer) rewrite(d directive) {
 	if goesOn {
 		im.lost(d, "continue: a name is rewritten once, by the first line that has it")
 	}
-	im.c.DNS.Rewrites = append(im.c.DNS.Rewrites, strings.TrimSuffix(args[0], ".")+"="+strings.TrimSuffix(args[1], "."))
+	from := strings.TrimSuffix(args[0], ".")
+	again := func(r string) bool { before, _, _ := strings.Cut(r, "="); return strings.EqualFold(before, from) }
+	if slices.ContainsFunc(im.c.DNS.Rewrites, again) {
+		im.lost(d, "an earlier line rewrites %s", from)
+		return
+	}
+	im.c.DNS.Rewrites = append(im.c.DNS.Rewrites, from+"="+strings.TrimSuffix(args[1], "."))
 }
 
 // kubernetes takes over how the cluster's names are answered.
