@@ -84,6 +84,9 @@ func (im *importer) run(blocks []block, zone string) {
 		im.lost(directive{name: strings.Join(servers[0].keys, " "), line: servers[0].line}, "%v is not answered on over TLS: no block has a certificate", t.Listen)
 		t.Listen = nil
 	}
+	if t := &im.c.DNS.TLS; len(t.Listen) == 0 {
+		t.CertFile, t.KeyFile = "", ""
+	}
 	if !im.listens {
 		im.note(directive{name: strings.Join(servers[0].keys, " "), line: servers[0].line}, true,
 			"there is no bind with an address: %v is answered on; name others in dns.listen", im.c.DNS.Listen)
