@@ -34,13 +34,22 @@ func Switch(t *testing.T, one, other Engine, times int) {
 			e, err := to.New(w.Options())
 			must(t, err)
 			d.owner.Cleanup(func() { _ = e.Close() })
+			at := func(phase string) {
+				for _, o := range watches {
+					o.phase.Store(phase)
+				}
+			}
+			at("the first Sync")
 			must(t, e.Sync(t.Context(), d.plan))
-			time.Sleep(50 * time.Millisecond) // both are there
+			at("both are there")
+			time.Sleep(50 * time.Millisecond)
+			at("the cleanup")
 			if from.Mark == "" || from.Mark != to.Mark {
 				must(t, d.engine.Cleanup(t.Context()))
 			}
 			must(t, d.engine.Close())
 			d.engine, d.about = e, to
+			at("one is there")
 			for _, o := range watches {
 				o.wait(20)
 			}

@@ -11,8 +11,11 @@ import (
 
 // What an engine that takes over has not yet begun to translate, IPVS has still to
 // bring to its end: a request under way has settleTime, and whether all have ended
-// is looked at every settleEvery. What takes longer is cut.
+// is looked at every settleEvery. What takes longer is cut. Before that, packets
+// that passed the first hooks before the other engine was there have inFlight to
+// pass the last: on a busy machine they wait in the queue of an interface.
 const (
+	inFlight    = time.Second
 	settleTime  = 2 * time.Second
 	settleEvery = 50 * time.Millisecond
 )
@@ -29,6 +32,19 @@ func (e *Engine) Cleanup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var mine []serverID
+	for id := range f.servers {
+		if e.made[id] || f.mine(id, e.options.ExcludeCIDRs) {
+			mine = append(mine, id)
+		}
+	}
+	if len(mine) > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(inFlight):
+		}
+	}
 	// The rules come first: without them, nothing is led to the servers.
 	for _, family := range []proxy.Family{proxy.IPv4, proxy.IPv6} {
 		m := &nfnl.Messages{}
@@ -36,12 +52,6 @@ func (e *Engine) Cleanup(ctx context.Context) error {
 		deleteTable(m, family)
 		if err := e.filter.Commit(m); err != nil && !missing(err) {
 			return fmt.Errorf("ipvs: remove table %s: %w", tableName, unsupported(err))
-		}
-	}
-	var mine []serverID
-	for id := range f.servers {
-		if e.made[id] || f.mine(id, e.options.ExcludeCIDRs) {
-			mine = append(mine, id)
 		}
 	}
 	if err := e.settle(ctx, mine); err != nil {
