@@ -140,6 +140,7 @@ func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cach
 	reply := resolved.Write(out, q, now, wire.FlagAA)
 	if resolved.Stale(now) {
 		source = sourceStale
+		w.zone(to).hits[hitStale].Add(1)
 	}
 	w.response(resolved.Rcode, source)
 	return reply, miss{}
@@ -163,8 +164,7 @@ func (s *Server) cached(w *worker, name []byte, to int, now time.Time) (*cache.I
 	case it.Left(now) > 0:
 		counts.hits[hitSuccess].Add(1)
 	case it.Rested(now):
-		counts.hits[hitStale].Add(1)
-		return it, miss{}
+		return it, miss{} // who gives it counts it
 	default:
 		counts.misses.Add(1)
 		return nil, miss{name: name, stale: it}
@@ -210,6 +210,9 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 				if resolved, m = s.cached(w, target, to, now); resolved == nil {
 					return nil, m
 				}
+			}
+			if resolved.Stale(now) {
+				w.zone(to).hits[hitStale].Add(1)
 			}
 			rcode := appendResolved(&r, resolved, now)
 			w.response(rcode, sourceZone)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -226,6 +227,28 @@ func TestMetrics(t *testing.T) {
 		// see it later.
 		waitFor(t, name, func() bool { return metric(t, s, name) == want })
 	}
+}
+
+// TestStaleIsCounted gives an old answer after a failure, and again while the
+// servers rest: both are told.
+func TestStaleIsCounted(t *testing.T) {
+	var down atomic.Bool
+	upstream := dnstest.NewUpstream(t, func(q *dns.Msg, _ bool) *dns.Msg {
+		if down.Load() {
+			return dnstest.Reply(q, dns.RcodeServerFailure)
+		}
+		return dnstest.Reply(q, dns.RcodeSuccess, "old.example.com. 1 IN A 192.0.2.7")
+	})
+	s := start(t, func(o *sluicedns.Options) { askOnce(o, upstream) })
+	ask(t, s.Addrs()[0], "udp", "old.example.com.", "A")
+	down.Store(true)
+	time.Sleep(1100 * time.Millisecond) // the least TTL that is kept
+	for range 2 {
+		if r := ask(t, s.Addrs()[0], "udp", "old.example.com.", "A"); len(r.Answer) != 1 || r.Answer[0].Header().Ttl != 30 {
+			t.Errorf("answer %v", r)
+		}
+	}
+	waitFor(t, "two stale answers", func() bool { return metric(t, s, "sluice_dns_cache_hits_total") == 2 })
 }
 
 // TestMistakeIsOnTheObject proves that a bad ExternalName is said on its Service,
