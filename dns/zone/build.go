@@ -112,6 +112,14 @@ func below(apex []byte, labels ...string) []byte {
 	return append(name, apex...)
 }
 
+// existing is what the object of a namespace puts into the zone.
+func (b *builder) existing(s *model.Snapshot, ns string) *records {
+	if _, ok := model.Namespaces.Get(s, "", ns); !ok || !b.exposed(s, ns) {
+		return &records{}
+	}
+	return b.namespace(ns)
+}
+
 // namespace says that a namespace exists.
 func (b *builder) namespace(ns string) *records {
 	r := &records{}
@@ -132,7 +140,13 @@ func (b *builder) service(s *model.Snapshot, name model.Name) *records {
 	if !ok {
 		return &records{}
 	}
-	r := b.namespace(name.Namespace)
+	r := &records{}
+	if b.exposed(s, name.Namespace) { // else all there is of it is a name server
+		r = b.namespace(name.Namespace)
+	}
+	if b.hides(s, svc) {
+		return r
+	}
 	for i, apex := range b.apexes {
 		owner := below(apex, svc.Name, svc.Namespace, "svc")
 		switch {
@@ -270,6 +284,9 @@ type endpointAddr struct {
 // unready ones has all of them.
 func (b *builder) endpoints(s *model.Snapshot, svc *model.Service) func(func(endpointAddr) bool) {
 	return func(yield func(endpointAddr) bool) {
+		if b.Filter.NoEndpoints {
+			return
+		}
 		for slice := range model.SlicesByService.Find(s, svc.Namespace+"/"+svc.Name) {
 			for i := range slice.Endpoints {
 				ep := &slice.Endpoints[i]

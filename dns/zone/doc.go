@@ -60,6 +60,8 @@ type Options struct {
 	TTL time.Duration
 	// Pods says which names of Pods exist.
 	Pods PodMode
+	// Filter says which of the cluster's names exist, by default all.
+	Filter Filter
 	// EndpointPodNames gives endpoints without a hostname the name of their
 	// Pod, instead of their address with dashes.
 	EndpointPodNames bool

@@ -101,10 +101,10 @@ func writeRecords(w io.Writer, owner, rrs []byte) error {
 
 // compareNames orders names as RFC 4034 §6.1 does: by labels, from the root.
 func compareNames(a, b []byte) int {
-	return slices.CompareFunc(labels(a), labels(b), strings.Compare)
+	return slices.CompareFunc(labelsOf(a), labelsOf(b), strings.Compare)
 }
 
-func labels(name []byte) []string {
+func labelsOf(name []byte) []string {
 	var ls []string
 	for ; len(name) > 1; name = wire.Parent(name) {
 		ls = append(ls, string(name[1:1+int(name[0])]))
@@ -128,13 +128,13 @@ func (z *Zone) Origin(name []byte) (model.Key, bool) {
 			}
 			return z.Origin(answer.Records[wire.Pointer+10 : wire.PackedLen(answer.Records)])
 		}
-		ls := labels(name)[len(labels(a.name)):]
+		ls := labelsOf(name)[len(labelsOf(a.name)):]
 		switch {
 		case len(ls) >= 3 && ls[0] == "svc":
 			key := model.Key{Kind: model.KindService, Namespace: ls[1], Name: ls[2]}
 			return key, z.model.Has(key)
 		case len(ls) == 3 && ls[0] == "pod":
-			if addr, ok := undash([]byte(ls[2])); ok {
+			if addr, ok := undash([]byte(ls[2])); ok && z.tree.get(wire.Parent(name)) != nil {
 				if pod, ok := podOf(z.model, ls[1], addr); ok {
 					return model.Pods.Key(pod), true
 				}

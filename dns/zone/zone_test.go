@@ -146,6 +146,7 @@ func (w *walker) slice(ns, name string) *model.EndpointSlice {
 func (w *walker) step(tx *model.Txn) {
 	ns, name := []string{"n1", "n2"}[w.IntN(2)], []string{"a", "b", "c"}[w.IntN(3)]
 	svc, slice := w.service(ns, name), w.slice(ns, name)
+	svc.Labels = map[string]string{"tier": []string{"front", "back"}[w.IntN(2)]}
 	switch w.IntN(7) {
 	case 0, 1:
 		model.Services.Put(tx, svc)
@@ -156,12 +157,26 @@ func (w *walker) step(tx *model.Txn) {
 	case 5:
 		tx.Delete(model.EndpointSlices.Key(slice))
 	case 6:
-		if o := (&model.Namespace{Meta: dnstest.Meta("", ns)}); w.IntN(2) == 0 {
+		o := &model.Namespace{Meta: dnstest.Meta("", ns)}
+		if w.IntN(2) == 0 {
+			o.Labels = map[string]string{"team": "a"}
+		}
+		if w.IntN(2) == 0 {
 			model.Namespaces.Put(tx, o)
 		} else {
 			tx.Delete(model.Namespaces.Key(o))
 		}
 	}
+}
+
+// walkFilters are what the walks hide.
+var walkFilters = []Filter{
+	{},
+	{Namespaces: []string{"n2"}, EmptyServices: true},
+	{NamespaceLabels: selector("team=a")},
+	{},
+	{NamespaceLabels: selector("team notin (a)"), Labels: selector("tier=front")},
+	{NoEndpoints: true},
 }
 
 // TestWalk proves that a zone that was changed step by step is the one that is
@@ -170,7 +185,7 @@ func TestWalk(t *testing.T) {
 	for seed := range uint64(20) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := &walker{rand.New(rand.NewPCG(seed, 1)), model.NewStore()}
-			o := Options{Pods: PodMode(seed % 3), Nameservers: dnstest.Addrs("10.0.0.3", "10.0.0.4"), Service: model.Name{Namespace: "n1", Name: "a"}, Now: at(1700000000)}
+			o := Options{Pods: PodMode(seed % 3), Nameservers: dnstest.Addrs("10.0.0.3", "10.0.0.4"), Service: model.Name{Namespace: "n1", Name: "a"}, Now: at(1700000000), Filter: walkFilters[seed/3%uint64(len(walkFilters))]}
 			p, err := NewPlanner(o)
 			if err != nil {
 				t.Fatal(err)
@@ -219,8 +234,9 @@ func TestWalk(t *testing.T) {
 					t.Errorf("zone %d was changed afterwards", i)
 				}
 			}
-			for svc := range model.Services.All(w.store.Snapshot()) {
+			for svc := range model.Services.All(p.Zone().Model()) {
 				bad := svc.Type == corev1.ServiceTypeExternalName && !strings.Contains(svc.ExternalName, "le.com") && !strings.Contains(svc.ExternalName, "local")
+				bad = bad && !p.hides(p.Zone().Model(), svc)
 				if (problems[model.Services.Key(svc)] != "") != bad {
 					t.Errorf("%s to %q: said %q", svc.Name, svc.ExternalName, problems[model.Services.Key(svc)])
 				}
