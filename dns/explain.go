@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -45,7 +46,7 @@ var ErrType = errors.New("unknown record type")
 // from. It asks other servers if need be. client is the address of a Pod to answer
 // as if it had asked; an invalid one is nobody.
 func (s *Server) Explain(ctx context.Context, client netip.Addr, name, typ string) (*Explanation, error) {
-	number, ok := dns.StringToType[strings.ToUpper(typ)]
+	number, ok := parseType(typ)
 	if !ok {
 		return nil, fmt.Errorf("%w %q", ErrType, typ)
 	}
@@ -98,6 +99,17 @@ func (s *Server) Explain(ctx context.Context, client netip.Addr, name, typ strin
 	return e, nil
 }
 
+// parseType reads a type of records by its name, or as TYPE65 (RFC 3597 §5).
+func parseType(text string) (number uint16, ok bool) {
+	text = strings.ToUpper(text)
+	if number, ok = dns.StringToType[text]; ok {
+		return number, true
+	}
+	digits, ok := strings.CutPrefix(text, "TYPE")
+	n, err := strconv.ParseUint(digits, 10, 16)
+	return uint16(n), ok && err == nil
+}
+
 // cachedBehind returns what the cache has for the name, or for the one that an
 // alias leads to.
 func (s *Server) cachedBehind(w *worker, name []byte) *cache.Item {
@@ -143,9 +155,35 @@ func (s *Server) explain(e *Explanation, source int, name []byte, typ uint16, it
 			}
 		}
 	}
-	if it != nil && it.From != (netip.AddrPort{}) {
+	if it == nil {
+		return
+	}
+	if it.From != (netip.AddrPort{}) {
 		e.Upstream = it.From.String()
 	}
+	if why := s.whyFailed(it); why != "" {
+		e.Reason += ": " + why
+	}
+}
+
+// whyFailed says what became of the questions to other servers where an item is no
+// answer of theirs, or one that has expired; it is empty for all others.
+func (s *Server) whyFailed(it *cache.Item) string {
+	failed := it.Rcode != wire.RcodeSuccess && it.Rcode != wire.RcodeNXDomain
+	if !failed && !it.Stale(time.Now()) {
+		return ""
+	}
+	if failed && it.From.IsValid() {
+		return fmt.Sprintf("%v answered %s", it.From, rcodeName(it.Rcode))
+	}
+	name, _ := wire.AppendName(nil, it.Msg, wire.HeaderLen)
+	if failures := s.forward.Failures(wire.AppendLower(nil, name)); len(failures) > 0 {
+		return "no upstream answered: " + strings.Join(failures, "; ")
+	}
+	if failed {
+		return "no upstream answered in time, or too many questions were under way"
+	}
+	return ""
 }
 
 func zoneReason(st zone.Status) string {

@@ -19,10 +19,12 @@ func (s *Server) readResolvConf() {
 		if message := err.Error(); message != s.resolvError {
 			s.Log.Warn("dns: no servers for names outside of the cluster", "err", err)
 			s.resolvError = message
+			s.resolvProblem.Store(&message)
 		}
 		return
 	}
 	s.resolvError = ""
+	s.resolvProblem.Store(nil)
 	if s.resolv != nil && slices.Equal(conf.Servers, s.resolv.Servers) &&
 		conf.Rotate == s.resolv.Rotate && conf.Timeout == s.resolv.Timeout && conf.Attempts == s.resolv.Attempts {
 		return

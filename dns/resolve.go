@@ -191,7 +191,7 @@ func (r *resolver) fly(ctx context.Context, f *flight) {
 		rcode = resp.Rcode
 	}
 	failure := wire.Failure(f.question.Name, f.question.Type, rcode)
-	r.finish(f, r.cache.PutFailure([]byte(f.key), failure, now))
+	r.finish(f, r.cache.PutFailure([]byte(f.key), failure, from, now))
 }
 
 // deliver answers all that wait for f now.

@@ -50,9 +50,10 @@ type Server struct {
 	loops       []*loop            // guarded by mu
 
 	// What was read last; touched by New and then by one goroutine of Run.
-	resolv      *forward.ResolvConf
-	resolvError string
-	hostsError  string // touched by New and then by another one
+	resolv        *forward.ResolvConf
+	resolvProblem atomic.Pointer[string] // with the file, for everybody
+	resolvError   string
+	hostsError    string // touched by New and then by another one
 
 	workers sync.Pool // of *worker, for what no loop does
 	rooms   sync.Pool // of *[]byte, for answers over TCP
@@ -192,6 +193,7 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.probeLoops(serving) })
 	g.Go(func() error { return s.followResolvConf(serving) })
+	g.Go(func() error { return s.followUpstreams(serving) })
 	g.Go(func() error { return s.followFiles(serving) })
 	g.Go(func() error { return s.followCertificate(serving) })
 	telling := s.tell(work)

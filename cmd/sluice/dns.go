@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 
+	"github.com/sluicenet/sluice/internal/observe"
 	"github.com/sluicenet/sluice/model"
 )
 
@@ -35,6 +36,12 @@ func (p *process) dns() error {
 		}
 		p.observe.Check("dns interception", s.intercept.Check)
 	}
+	p.observe.Check("dns upstreams", func() error {
+		if err := s.Upstreams(); err != nil {
+			return &observe.Warning{Err: err} // the cluster's names are answered
+		}
+		return nil
+	})
 	p.observe.Check("dns", p.synced(model.KindService, model.KindEndpointSlice))
 	p.admin.Questions["dns"] = func(ctx context.Context, q url.Values) (any, error) {
 		var client netip.Addr

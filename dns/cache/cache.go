@@ -113,7 +113,7 @@ func AppendKey(dst, name []byte, q *wire.Query) []byte {
 // Item is one kept answer. It never changes, but for how it was used.
 type Item struct {
 	*wire.Response
-	From   netip.AddrPort // the server that gave it; invalid for a failure
+	From   netip.AddrPort // the server that gave it; invalid where none did
 	key    string
 	stored time.Time
 	life   time.Duration
@@ -221,10 +221,10 @@ func (c *Cache) Put(key []byte, r *wire.Response, from netip.AddrPort, now time.
 }
 
 // PutFailure keeps the absence of an answer for a moment, so that a broken
-// server is not asked by every client's every try (RFC 9520 §3.2). It takes no
-// stale answer's place.
-func (c *Cache) PutFailure(key []byte, r *wire.Response, now time.Time) *Item {
-	it := &Item{Response: r, key: string(key), stored: now, life: c.Failure}
+// server is not asked by every client's every try (RFC 9520 §3.2). from is the server
+// that said it failed, if one did. It takes no stale answer's place.
+func (c *Cache) PutFailure(key []byte, r *wire.Response, from netip.AddrPort, now time.Time) *Item {
+	it := &Item{Response: r, From: from, key: string(key), stored: now, life: c.Failure}
 	if c.Get(key, now) == nil {
 		c.put(key, it)
 	}

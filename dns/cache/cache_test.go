@@ -86,12 +86,12 @@ func TestNotKept(t *testing.T) {
 		t.Errorf("TTL 0 became %d", got)
 	}
 	failure := wire.Failure(q.Name, q.Type, wire.RcodeServFail)
-	c.PutFailure(key(q), failure, start)
+	c.PutFailure(key(q), failure, from, start)
 	if c.Get(key(q), start) == nil || c.Get(key(q), start.Add(time.Second)) != nil {
 		t.Error("a failure is not kept for its second, or as stale answer")
 	}
 	c.Put(key(q), response(t, "a.example", 1), from, start)
-	c.PutFailure(key(q), failure, start.Add(time.Minute))
+	c.PutFailure(key(q), failure, from, start.Add(time.Minute))
 	if it := c.Get(key(q), start.Add(time.Minute)); it == nil || it.Rcode != wire.RcodeSuccess {
 		t.Error("a failure took a stale answer's place")
 	}

@@ -30,13 +30,14 @@ type Forwarder struct {
 
 	mu      sync.Mutex // held by who replaces table
 	changed chan struct{}
+	health  chan struct{}
 }
 
 // New checks the options and returns a forwarder. Without servers it answers
 // every question with [ErrNoUpstream].
 func New(o Options) (*Forwarder, error) {
 	o.complete()
-	f := &Forwarder{Options: o, changed: make(chan struct{}, 1)}
+	f := &Forwarder{Options: o, changed: make(chan struct{}, 1), health: make(chan struct{}, 1)}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	t, err := f.newTable(o.Zones)
 	if err != nil {
@@ -73,6 +74,7 @@ func (f *Forwarder) SetZone(zone Zone) error {
 	case f.changed <- struct{}{}:
 	default:
 	}
+	f.healthChanged()
 	return nil
 }
 
@@ -97,7 +99,7 @@ func (f *Forwarder) Forwards() bool { return len(f.table.Load().upstreams) > 0 }
 // Dead reports whether none of the servers for the name answered lately.
 func (f *Forwarder) Dead(name []byte) bool {
 	s := f.table.Load().find(name)
-	return s == nil || !slices.ContainsFunc(s.servers, func(u *upstream) bool { return !u.down.Load() && !u.looped.Load() })
+	return s == nil || s.dead()
 }
 
 // result is what one server said.
@@ -302,6 +304,7 @@ func (f *Forwarder) Probe(ctx context.Context, server Server, q Question) {
 func (f *Forwarder) Looped(server Server, looped bool) {
 	if u := f.table.Load().upstream(server); u != nil {
 		u.looped.Store(looped)
+		f.healthChanged()
 	}
 }
 

@@ -40,7 +40,8 @@ type upstream struct {
 	probes   atomic.Uint64 // that failed
 	looped   atomic.Bool   // queries to it come back
 	down     atomic.Bool
-	stalled  atomic.Int64 // Unix nanoseconds until which UDP comes before TCP
+	last     atomic.Pointer[error] // why it did not answer; nil once it has
+	stalled  atomic.Int64          // Unix nanoseconds until which UDP comes before TCP
 	rtt      rtt
 	times    Times
 	streams  streams
@@ -99,8 +100,12 @@ func (u *upstream) succeeded() {
 	u.mu.Lock()
 	u.inARow = 0
 	was := u.down.Swap(false)
+	if u.last.Load() != nil {
+		u.last.Store(nil)
+	}
 	u.mu.Unlock()
 	if was {
+		u.forward.healthChanged()
 		u.forward.Log.Info("dns: upstream answers again", "upstream", u.String())
 	}
 }
@@ -122,6 +127,7 @@ func (u *upstream) slow() { u.blame(errSlower, maxFails+1) }
 
 func (u *upstream) blame(err error, least int) {
 	u.mu.Lock()
+	u.last.Store(&err)
 	u.inARow++
 	goesDown := u.inARow >= least && u.ctx.Err() == nil && !u.down.Swap(true)
 	if goesDown { // under the lock, so that close waits for it
@@ -129,6 +135,7 @@ func (u *upstream) blame(err error, least int) {
 	}
 	u.mu.Unlock()
 	if goesDown {
+		u.forward.healthChanged()
 		u.broken.Add(1)
 		u.forward.Log.Warn("dns: upstream left out until it answers", "upstream", u.String(), "err", err)
 	}

@@ -18,7 +18,7 @@ const rereadEvery = 30 * time.Second
 // who write it do so in several steps.
 const settle = 50 * time.Millisecond
 
-// WatchFile calls changed whenever the file may have changed, also by way of a
+// WatchFile calls changed at once and whenever the file may have changed, also by way of a
 // symbolic link on the way to it or of what further files hold, until the context
 // ends. The error is that inotify is not to be had; then it is called every half
 // minute.
@@ -31,9 +31,12 @@ func WatchFile(ctx context.Context, changed func(), path string, further ...stri
 	paths := append([]string{path}, further...)
 	again := time.NewTicker(rereadEvery)
 	defer again.Stop()
-	for {
+	for first := true; ; first = false {
 		if n != nil {
 			n.watch(paths)
+		}
+		if first { // it may have changed since it was read
+			changed()
 		}
 		select {
 		case <-ctx.Done():
@@ -87,14 +90,14 @@ func (n *notifier) watch(paths []string) {
 	if err != nil {
 		return
 	}
+	add := func(dir string) {
+		// What cannot be watched is read again after a while.
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.InotifyAddWatch(int(fd), dir, mask) })
+	}
 	for _, p := range paths {
-		dirs := []string{filepath.Dir(p)}
+		add(filepath.Dir(p)) // first, so that a change of the link is seen
 		if real, err := filepath.EvalSymlinks(p); err == nil {
-			dirs = append(dirs, filepath.Dir(real))
-		}
-		for _, dir := range dirs {
-			// What cannot be watched is read again after a while.
-			_ = raw.Control(func(fd uintptr) { _, _ = unix.InotifyAddWatch(int(fd), dir, mask) })
+			add(filepath.Dir(real))
 		}
 	}
 }

@@ -4,6 +4,7 @@ package observe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -39,7 +40,18 @@ func New(version string) *Server {
 	return s
 }
 
-// Check adds a named check to /healthz. A nil error is healthy.
+// Warning is the error of a check that holds all the same: its text is shown, and the
+// process is healthy.
+type Warning struct{ Err error }
+
+// Error returns what is wrong.
+func (w *Warning) Error() string { return w.Err.Error() }
+
+// Unwrap returns what is wrong.
+func (w *Warning) Unwrap() error { return w.Err }
+
+// Check adds a named check to /healthz. A nil error is healthy, and so is a
+// [*Warning].
 func (s *Server) Check(name string, check func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,7 +108,11 @@ func (s *Server) Health() (lines []string, healthy bool) {
 	for name, check := range s.checks {
 		line := name + ": ok"
 		if err := check(); err != nil {
-			line, healthy = name+": "+err.Error(), false
+			if _, minor := errors.AsType[*Warning](err); minor {
+				line = name + ": warning: " + err.Error()
+			} else {
+				line, healthy = name+": "+err.Error(), false
+			}
 		}
 		lines = append(lines, line)
 	}

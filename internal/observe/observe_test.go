@@ -26,6 +26,10 @@ func TestHealth(t *testing.T) {
 	if code, body := get(s, "/healthz"); code != 503 || body != "dns: ok\nproxy: not synced\n" {
 		t.Errorf("%d %q", code, body)
 	}
+	proxy = &Warning{errors.New("slow")}
+	if code, body := get(s, "/healthz"); code != 200 || body != "dns: ok\nproxy: warning: slow\nok\n" {
+		t.Errorf("%d %q", code, body)
+	}
 	if code, _ := get(s, "/livez"); code != 200 {
 		t.Errorf("livez %d", code)
 	}
