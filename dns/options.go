@@ -50,7 +50,8 @@ type Options struct {
 	Zones            []string      // the cluster's, by default cluster.local
 	TTL              time.Duration // of cluster names, by default [zone.DefaultTTL]; negative: 0
 	Pods             zone.PodMode
-	EndpointPodNames bool // see [zone.Options]
+	EndpointPodNames bool        // see [zone.Options]
+	Filter           zone.Filter // of the cluster's names, by default none are hidden
 
 	// Forward says whom to ask for all other names. Self and Log need not be set.
 	Forward forward.Options
@@ -148,7 +149,7 @@ func (o *Options) zoneOptions() zone.Options {
 		ttl = 1 // too little to count in a record, where 0 would be the default
 	}
 	return zone.Options{
-		Zones: o.Zones, TTL: ttl, Pods: o.Pods, EndpointPodNames: o.EndpointPodNames,
+		Zones: o.Zones, TTL: ttl, Pods: o.Pods, EndpointPodNames: o.EndpointPodNames, Filter: o.Filter,
 		Nameservers: o.nameservers(), Service: o.Service, Node: o.Node,
 	}
 }

@@ -48,9 +48,10 @@ func Decode(stream []byte) ([]Object, []Problem) {
 	return objects, problems
 }
 
-// Decode reads one document; see the function [Decode].
-func (d Document) Decode() ([]Object, []Problem) {
-	dec := &decoder{offset: d.Line - 1}
+// Decode reads one document; see the function [Decode]. Of Services the labels of the
+// given names are kept, too.
+func (d Document) Decode(labels ...string) ([]Object, []Problem) {
+	dec := &decoder{offset: d.Line - 1, labels: labels}
 	nodes, err := parse(d.Text)
 	if err != nil {
 		p := Problem{Line: d.Line, Reason: ReasonParse, Err: err}
@@ -66,7 +67,8 @@ func (d Document) Decode() ([]Object, []Problem) {
 }
 
 type decoder struct {
-	offset   int // what to add to a node's line
+	offset   int      // what to add to a node's line
+	labels   []string // see [Kind.Convert]
 	objects  []Object
 	problems []Problem
 }
@@ -164,7 +166,7 @@ func (d *decoder) object(kind *Kind, root *yaml.Node, problem Problem) {
 	if failed {
 		return
 	}
-	values, errs := kind.Convert(api)
+	values, errs := kind.Convert(api, d.labels...)
 	for i, e := range errs {
 		if i < maxProblems {
 			report(e)

@@ -10,8 +10,8 @@
 //
 // Services, EndpointSlices, Pods, Nodes, Namespaces, Secrets, ConfigMaps and
 // ServiceAccounts become the compact types of package model. Labels are kept
-// of Pods, Services, Nodes and Namespaces, which selectors read; of the others
-// only those that [keepLabel] names. Annotations are kept if they begin with
+// of Pods, Nodes and Namespaces, which selectors read; of the others only those
+// that [keepLabel] names, and of Services those that a source is told to keep. Annotations are kept if they begin with
 // "sluice.io/" or are named by [keepAnnotation]. The other kinds stay as the
 // API's types, without status, managed fields, resource version, owners and
 // finalizers, so that a change of these alone is no change of the model.

@@ -143,9 +143,9 @@ func (k *Kind) GVK(version string) schema.GroupVersionKind {
 // returns, the objects of the model: one, or for Endpoints one a family. Parts
 // that are wrong are named and left out; none is returned if nothing usable
 // remains. The result may share memory with obj, which is the callee's from
-// then on.
-func (k *Kind) Convert(obj runtime.Object) ([]Value, []FieldError) {
-	var f findings
+// then on. Of a Service the labels of the given names are kept, too.
+func (k *Kind) Convert(obj runtime.Object, labels ...string) ([]Value, []FieldError) {
+	f := findings{labels: labels}
 	values := k.convert(obj, &f)
 	return values, f.errs
 }

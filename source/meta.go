@@ -1,6 +1,7 @@
 package source
 
 import (
+	"slices"
 	"strings"
 	"sync"
 
@@ -58,13 +59,14 @@ func meta(m *metav1.ObjectMeta) model.Meta {
 // serviceProxyName is the label of a Service that is for another service proxy.
 const serviceProxyName = "service.kubernetes.io/service-proxy-name"
 
-// slimMeta is meta without UID and with only the labels that keepLabel names.
-func slimMeta(m *metav1.ObjectMeta) model.Meta {
+// slimMeta is meta without UID and with only the labels that keepLabel names, and
+// those that are named in more.
+func slimMeta(m *metav1.ObjectMeta, more ...string) model.Meta {
 	out := meta(&metav1.ObjectMeta{
 		Namespace: m.Namespace, Name: m.Name, Generation: m.Generation,
 		CreationTimestamp: m.CreationTimestamp, Annotations: m.Annotations,
 	})
-	out.Labels = filter(m.Labels, keepLabel)
+	out.Labels = filter(m.Labels, func(name string) bool { return keepLabel(name) || slices.Contains(more, name) })
 	return out
 }
 

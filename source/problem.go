@@ -138,7 +138,10 @@ func Conditions(problems []Problem) []metav1.Condition {
 const maxToldProblems = 5
 
 // findings collects what a conversion finds wrong.
-type findings struct{ errs []FieldError }
+type findings struct {
+	errs   []FieldError
+	labels []string // that are kept of Services, see [Kind.Convert]
+}
 
 func (f *findings) bad(field, expected string, found any) {
 	f.errs = append(f.errs, FieldError{Field: field, Expected: expected, Found: show(found)})

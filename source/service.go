@@ -31,7 +31,7 @@ const (
 func convertService(in *corev1.Service, f *findings) []Value {
 	spec := &in.Spec
 	s := &model.Service{
-		Meta:                slimMeta(&in.ObjectMeta),
+		Meta:                slimMeta(&in.ObjectMeta, f.labels...),
 		Type:                spec.Type,
 		ExternalName:        spec.ExternalName,
 		Selector:            labels.FormatLabels(spec.Selector),

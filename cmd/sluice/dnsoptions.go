@@ -47,6 +47,8 @@ func (p *process) dnsOptions() (dns.Options, error) {
 	var err error
 	o.Pods, err = zone.ParsePodMode(c.Pods)
 	m.add("dns.pods: ", err)
+	o.Filter, err = dnsFilter(&c.Filter)
+	m.add("dns.filter.", err)
 	o.Forward = forwardOptions(&c, &m)
 	for i, text := range c.Rewrites {
 		r, err := dns.ParseRewrite(text)
@@ -81,6 +83,22 @@ func (p *process) dnsOptions() (dns.Options, error) {
 		m.add("dns.dnstap.socket: ", err)
 	}
 	return o, errors.Join(m...)
+}
+
+// dnsFilter reads which of the cluster's names clients are to see.
+func dnsFilter(c *config.DNSFilter) (zone.Filter, error) {
+	f, err := zone.ParseFilter(c.NamespaceLabels, c.Labels)
+	f.Namespaces, f.EmptyServices, f.NoEndpoints = c.Namespaces, c.EmptyServices, c.NoEndpoints
+	return f, err
+}
+
+// serviceLabels are the labels of Services that some part selects by.
+func (p *process) serviceLabels() []string {
+	f, err := dnsFilter(&p.conf.DNS.Filter)
+	if err != nil || len(p.conf.DNS.Listen) == 0 {
+		return nil // the name server tells of the error
+	}
+	return f.ServiceLabels()
 }
 
 // mistakes are what is wrong with the configuration, each with its key.

@@ -102,14 +102,14 @@ func (p *process) source(kinds []model.KindID) { p.sourceOf("", kinds) }
 func (p *process) sourceOf(node string, kinds []model.KindID) {
 	if p.rest == nil {
 		src := files.New(files.Options{
-			Dir: p.conf.Manifests, Store: p.store, Board: p.board, Log: p.log, ServiceCIDRs: p.conf.Proxy.ServiceCIDRs,
+			Dir: p.conf.Manifests, Store: p.store, Board: p.board, Log: p.log, ServiceCIDRs: p.conf.Proxy.ServiceCIDRs, ServiceLabels: p.serviceLabels(),
 		})
 		p.Go(func() error { return src.Run(p.ctx) })
 		p.files = src
 		return
 	}
 	p.Go(func() error {
-		src, err := kube.New(kube.Options{Config: p.rest, Store: p.store, Board: p.board, Kinds: kinds, Node: node, Log: p.log})
+		src, err := kube.New(kube.Options{Config: p.rest, Store: p.store, Board: p.board, Kinds: kinds, Node: node, ServiceLabels: p.serviceLabels(), Log: p.log})
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,8 @@
 package zone
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -32,6 +34,40 @@ type Filter struct {
 	// NoEndpoints hides the names of all endpoints, and with them Services without
 	// a ClusterIP.
 	NoEndpoints bool
+}
+
+// ParseFilter reads the selectors of a filter as Kubernetes writes them
+// (k8s.io/apimachinery/pkg/labels); an empty one selects all. The errors begin with
+// the keys that configurations have for them, "namespaceLabels" and "labels".
+func ParseFilter(namespaceLabels, services string) (Filter, error) {
+	var f Filter
+	var errs []error
+	for _, s := range []struct {
+		key, text string
+		to        *labels.Selector
+	}{{"namespaceLabels", namespaceLabels, &f.NamespaceLabels}, {"labels", services, &f.Labels}} {
+		selector, err := labels.Parse(s.text)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: expected a label selector such as team=a, found %q: %w", s.key, s.text, err))
+			continue
+		}
+		*s.to = selector
+	}
+	return f, errors.Join(errs...)
+}
+
+// ServiceLabels returns the names of the labels that a source has to keep of
+// Services for the filter.
+func (f *Filter) ServiceLabels() []string {
+	if f.Labels == nil {
+		return nil
+	}
+	var names []string
+	requirements, _ := f.Labels.Requirements()
+	for _, r := range requirements {
+		names = append(names, r.Key())
+	}
+	return names
 }
 
 // exposed reports whether a namespace may have names. It need not exist.

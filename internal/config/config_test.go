@@ -67,6 +67,7 @@ func TestMistakesNameTheField(t *testing.T) {
 		"kind":               {"apiVersion: sluice.io/v1alpha1\nkind: Config\n", nil, `kind: expected "Configuration"`},
 		"mode":               {head + "proxy: {mode: ebpf}\n", nil, `proxy.mode: expected one of`},
 		"flag":               {head, []string{"--dns-listen=nowhere"}, `--dns-listen`},
+		"namespace":          {head + "dns: {filter: {namespaces: [a, B]}}\n", nil, `dns.filter.namespaces[1]: expected a DNS name in lower case, found "B"`},
 		"prefix":             {head + "proxy: {serviceCIDRs: [10.0.0.0/8, 10.0.0.1]}\n", nil, `: proxy.serviceCIDRs[1]: expected a range such as 10.0.0.0/8, found "10.0.0.1"`},
 		"deep prefix":        {head + "proxy: {ipvs: {excludeCIDRs: [1.2.3.4]}}\n", nil, `: proxy.ipvs.excludeCIDRs[0]: expected a range such as 10.0.0.0/8, found "1.2.3.4"`},
 		"address":            {head + "gateways: {addresses: [x]}\n", nil, `: gateways.addresses[0]: expected an address such as 10.0.0.1, found "x"`},

@@ -33,6 +33,7 @@ type DNS struct {
 	KeepSubnet     bool   `json:"keepSubnet,omitempty" usage:"pass the Client Subnet option of clients on to upstreams"`
 	CoreDNSMetrics bool   `json:"corednsMetrics,omitempty" usage:"metrics under CoreDNS' names too, for its dashboards"`
 
+	Filter    DNSFilter    `json:"filter,omitzero"`
 	Cache     DNSCache     `json:"cache,omitzero"`
 	Intercept DNSIntercept `json:"intercept,omitzero"`
 	TCP       DNSTCP       `json:"tcp,omitzero"`
@@ -48,6 +49,16 @@ type DNSHosts struct {
 	File      string          `json:"file,omitempty" usage:"hosts file of more such lines; it is read again when it changes"`
 	TTL       metav1.Duration `json:"ttl" flag:"dns-hosts-ttl" usage:"TTL of these names"`
 	NoReverse bool            `json:"noReverse,omitempty" usage:"do not lead from these addresses to their names"`
+}
+
+// DNSFilter hides names of the cluster. Selectors are Kubernetes' own, such as
+// "team=a,tier in (front,back)".
+type DNSFilter struct {
+	Namespaces      []string `json:"namespaces,omitempty" usage:"namespaces that have names (default: all)"`
+	NamespaceLabels string   `json:"namespaceLabels,omitempty" usage:"label selector of the namespaces that have names (default: all)"`
+	Labels          string   `json:"labels,omitempty" usage:"label selector of the Services that have names (default: all)"`
+	EmptyServices   bool     `json:"emptyServices,omitempty" usage:"hide Services with a ClusterIP that have no ready endpoint"`
+	NoEndpoints     bool     `json:"noEndpoints,omitempty" usage:"hide the names of endpoints, and with them headless Services"`
 }
 
 // DNSTCP limits connections.
@@ -218,6 +229,9 @@ func plain(name string) string { return strings.ToLower(strings.TrimSuffix(name,
 // validateZones checks the cluster's further zones, of which main is the first.
 func (d *DNS) validateZones(main string) error {
 	var errs []error
+	for i, ns := range d.Filter.Namespaces {
+		errs = append(errs, dnsName(fmt.Sprintf("dns.filter.namespaces[%d]", i), ns))
+	}
 	for i, z := range d.Zones {
 		field := fmt.Sprintf("dns.zones[%d]", i)
 		err := dnsName(field, z)

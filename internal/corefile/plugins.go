@@ -191,6 +191,8 @@ func (im *importer) kubernetes(d directive) {
 			im.lost(o, "expected 1 to 3600")
 		case "endpoint_pod_names":
 			c.EndpointPodNames = true
+		case "namespaces", "namespace_labels", "labels", "ignore", "noendpoints":
+			im.filter(o)
 		case "fallthrough":
 			for _, z := range o.args {
 				if !isReverse(strings.TrimSuffix(z, ".")) {

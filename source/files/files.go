@@ -48,6 +48,9 @@ type Options struct {
 	// one. The family of the first is that of a Service which names none.
 	// Empty: DefaultServiceCIDRs.
 	ServiceCIDRs []netip.Prefix
+	// ServiceLabels are names of labels that are kept of Services because a
+	// selector reads them.
+	ServiceLabels []string
 	// MaxFileSize in bytes is the size above which a file is refused. 0:
 	// DefaultMaxFileSize.
 	MaxFileSize int64
@@ -108,7 +111,7 @@ func New(o Options) *Source {
 	return &Source{
 		opts:     o,
 		log:      o.Log.With("dir", o.Dir),
-		reader:   &reader{root: o.Dir, limit: o.MaxFileSize, seed: maphash.MakeSeed(), cidrs: o.ServiceCIDRs},
+		reader:   &reader{root: o.Dir, limit: o.MaxFileSize, seed: maphash.MakeSeed(), cidrs: o.ServiceCIDRs, labels: o.ServiceLabels},
 		ready:    make(chan struct{}),
 		patience: usual,
 		registry: newRegistry(), alloc: newAllocator(o.ServiceCIDRs),

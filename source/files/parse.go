@@ -79,6 +79,8 @@ type reader struct {
 	limit int64
 	seed  maphash.Seed
 	cidrs []netip.Prefix // of Services
+	// labels are what is kept of those of Services.
+	labels []string
 }
 
 // read reads and decodes a file. Documents that old, the file as it was read
@@ -166,7 +168,7 @@ func (r *reader) documents(text []byte, old *file) []document {
 		if same, ok := known[id{d.hash, d.size}]; ok {
 			d = same
 		} else {
-			d.objects, d.problems = source.Document{Text: raw.Text, Line: 1}.Decode()
+			d.objects, d.problems = source.Document{Text: raw.Text, Line: 1}.Decode(r.labels...)
 			d.objects, d.problems = r.inRange(d.objects, d.problems)
 			for i := range d.objects {
 				slim(&d.objects[i])

@@ -28,8 +28,9 @@ func (i *item) GetObjectMeta() metav1.Object {
 
 // feed is what a reflector writes to: it converts, and hands on to the queue.
 type feed struct {
-	kind  *source.Kind
-	queue *queue
+	kind   *source.Kind
+	queue  *queue
+	labels []string // that are kept of Services
 }
 
 // Transformer makes the reflector convert each object of a streamed list as it
@@ -51,7 +52,7 @@ func (f *feed) convert(obj any) (*item, error) {
 		return nil, fmt.Errorf("%T has no metadata", obj)
 	}
 	it := &item{key: model.Key{Kind: f.kind.ID, Namespace: m.GetNamespace(), Name: m.GetName()}}
-	values, errs := f.kind.Convert(api)
+	values, errs := f.kind.Convert(api, f.labels...)
 	if len(values) > 0 {
 		it.value = values[0]
 	}

@@ -41,7 +41,10 @@ type Options struct {
 	Kinds  []model.KindID // nil: all that are in the table of package source
 	// Node limits Pods to those on this node; empty: all.
 	Node string
-	Log  *slog.Logger // nil: slog.Default()
+	// ServiceLabels are names of labels that are kept of Services because a
+	// selector reads them.
+	ServiceLabels []string
+	Log           *slog.Logger // nil: slog.Default()
 }
 
 // Source reads one cluster.
@@ -232,7 +235,7 @@ func (s *Source) reflect(ctx context.Context, kind *source.Kind, lw *cache.ListW
 			}
 		}
 	}
-	r := cache.NewReflectorWithOptions(observe(lw, answered), kind.New(), &feed{kind: kind, queue: s.queue}, cache.ReflectorOptions{
+	r := cache.NewReflectorWithOptions(observe(lw, answered), kind.New(), &feed{kind: kind, queue: s.queue, labels: s.opts.ServiceLabels}, cache.ReflectorOptions{
 		Name:    "sluice",
 		Logger:  &logger,
 		Backoff: &wait.Backoff{Duration: retryMin, Cap: retryMax, Steps: 30, Factor: 2, Jitter: 1},
