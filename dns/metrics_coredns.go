@@ -31,13 +31,21 @@ var (
 	corednsBroken       = corednsDesc("forward_healthcheck_broken_total", "Queries for which every upstream was down.")
 	corednsRejected     = corednsDesc("forward_max_concurrent_rejects_total", "Queries given up because too many were under way.")
 	corednsTaken        = corednsDesc("dns_request_duration_seconds", "Time that queries took to be answered.", "server", "zone", "view")
+	corednsQuerySizes   = corednsDesc("dns_request_size_bytes", "Sizes of queries.", "server", "zone", "view", "proto")
+	corednsAnswerSizes  = corednsDesc("dns_response_size_bytes", "Sizes of answers.", "server", "zone", "view", "proto")
+	corednsDO           = corednsDesc("dns_do_requests_total", "Queries that ask for DNSSEC records.", "server", "zone", "view")
+	corednsPanics       = corednsDesc("panics_total", "Panics that were survived, which is none: one ends the process.")
+	corednsBuild        = corednsDesc("build_info", "1, with what the server was built from as labels.", "version", "revision", "goversion")
+	corednsPlugin       = corednsDesc("plugin_enabled", "1 for each of CoreDNS' plugins whose work the server does.", "server", "zone", "view", "name")
+	corednsHosts        = corednsDesc("hosts_entries", "Records of the entries of hosts.", "hostsfile")
 )
 
 func describeCoreDNS(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		corednsRequests, corednsResponses, corednsEntries, corednsHits, corednsMisses, corednsCacheQueries,
 		corednsPrefetch, corednsStale, corednsEvictions, corednsDurations, corednsForwarded, corednsUnhealthy,
-		corednsOldUnhealthy, corednsBroken, corednsRejected, corednsTaken,
+		corednsOldUnhealthy, corednsBroken, corednsRejected, corednsTaken, corednsQuerySizes, corednsAnswerSizes,
+		corednsDO, corednsPanics, corednsBuild, corednsPlugin, corednsHosts,
 	} {
 		ch <- d
 	}
@@ -46,6 +54,9 @@ func describeCoreDNS(ch chan<- *prometheus.Desc) {
 // corednsCounters are what is counted for CoreDNS' metrics alone.
 type corednsCounters struct {
 	requests [2][2][2][len(types)]atomic.Uint64 // UDP, TCP; IPv4, IPv6; cluster, others
+	queries  [2][2]sizes                        // UDP, TCP; cluster, others
+	answers  [2][2]sizes                        // likewise
+	secure   [2]atomic.Uint64                   // with DO; cluster, others
 }
 
 // countCoreDNS counts a query that is answered now.
@@ -122,14 +133,19 @@ func (s *Server) collectCoreDNS(ch chan<- prometheus.Metric) {
 	}
 	for _, u := range s.forward.Stats() {
 		to := u.Server.String()
-		buckets, count, total := u.Times.Read()
-		ch <- prometheus.MustNewConstHistogram(corednsDurations, count, total, buckets, "forward", to, "NOERROR")
+		for code, rcode := range rcodes {
+			if buckets, count, total := u.Times[code].Read(); count > 0 {
+				ch <- prometheus.MustNewConstHistogram(corednsDurations, count, total, buckets, "forward", to, rcode)
+			}
+		}
 		counter(corednsForwarded, float64(u.Requests), to)
 		counter(corednsUnhealthy, float64(u.FailedProbes), "forward", to)
 		counter(corednsOldUnhealthy, float64(u.FailedProbes), to)
 	}
 	counter(corednsBroken, float64(s.forward.Broken()))
 	counter(corednsRejected, float64(s.forward.Busy()+m.resolver.shed.Load()))
+	s.collectSizes(ch, server, cluster)
+	s.collectSetup(ch, server, cluster)
 }
 
 // isIPv6 reports whether the address of a socket is one of IPv6.

@@ -64,9 +64,12 @@ func (s *Server) now() time.Time {
 
 var protocolNames = [...]string{dnstap.UDP: "udp", dnstap.TCP: "tcp", dnstap.DoT: "tls"}
 
-// observe tells who wants to know of a query that came then and has its answer now;
-// reply is empty if it gets none.
+// observe counts and tells who wants to know of a query that came then and has its
+// answer now; reply is empty if it gets none.
 func (s *Server) observe(w *worker, msg, reply []byte, received time.Time) {
+	if w.coredns != nil && len(reply) > 0 {
+		w.countSizes(len(msg), len(reply))
+	}
 	if !s.observed() {
 		return
 	}

@@ -36,6 +36,13 @@ func (p *process) dns() error {
 		}
 		p.observe.Check("dns interception", s.intercept.Check)
 	}
+	if c.CoreDNSMetrics {
+		for _, m := range s.nodecacheErrors() {
+			if err := p.observe.Registry.Register(m); err != nil {
+				return err
+			}
+		}
+	}
 	p.observe.Check("dns upstreams", func() error {
 		if err := s.Upstreams(); err != nil {
 			return &observe.Warning{Err: err} // the cluster's names are answered

@@ -19,6 +19,7 @@ type nameServer struct {
 	*dns.Server
 	live      *dns.Liveness          // of the interceptor
 	intercept *intercept.Interceptor // nil: none
+	unable    bool                   // there was to be one, if the kernel can
 }
 
 // newNameServer opens the sockets of a server, and takes a seat for it where its
@@ -41,6 +42,7 @@ func (p *process) newNameServer(o dns.Options) (*nameServer, error) {
 		case c.Mode == "on":
 			return nil, err
 		default:
+			s.unable = true
 			p.log.Warn("DNS is answered on its own addresses only", "error", err)
 		}
 	}

@@ -39,6 +39,29 @@ func (t *Times) Read() (buckets map[float64]uint64, count uint64, sum float64) {
 	return buckets, count, time.Duration(t.sum.Load()).Seconds()
 }
 
+// Codes is how many response codes [CodeTimes] tells apart: those of RFC 1035 §4.1.1,
+// and at last all others.
+const Codes = 7
+
+// CodeTimes counts how long answers took, by their response code.
+type CodeTimes [Codes]Times
+
+// Observe counts one.
+func (t *CodeTimes) Observe(rcode uint16, d time.Duration) { t[min(rcode, Codes-1)].Observe(d) }
+
+// Read is [Times.Read] for all codes.
+func (t *CodeTimes) Read() (buckets map[float64]uint64, count uint64, sum float64) {
+	buckets = make(map[float64]uint64, len(Bounds))
+	for i := range t {
+		b, n, s := t[i].Read()
+		for bound, v := range b {
+			buckets[bound] += v
+		}
+		count, sum = count+n, sum+s
+	}
+	return buckets, count, sum
+}
+
 // UpstreamStats are counts of one server's life.
 type UpstreamStats struct {
 	Server       Server
@@ -49,7 +72,7 @@ type UpstreamStats struct {
 	Healthy      bool   // not left out
 	Looped       bool
 	Connections  int
-	Times        *Times
+	Times        *CodeTimes
 }
 
 // Stats returns the counts of every server.

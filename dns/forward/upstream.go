@@ -43,7 +43,7 @@ type upstream struct {
 	last     atomic.Pointer[error] // why it did not answer; nil once it has
 	stalled  atomic.Int64          // Unix nanoseconds until which UDP comes before TCP
 	rtt      rtt
-	times    Times
+	times    CodeTimes
 	streams  streams
 	ports    ports
 
@@ -180,7 +180,7 @@ func (u *upstream) exchange(ctx context.Context, q *Question) (*wire.Response, e
 	if err == nil {
 		took := time.Since(start)
 		u.rtt.observe(took)
-		u.times.Observe(took)
+		u.times.Observe(r.Rcode, took)
 	}
 	return r, err
 }

@@ -18,8 +18,9 @@ const DefaultTTL = time.Hour
 
 // Table is a set of entries. It never changes.
 type Table struct {
-	names map[string]*entry // by name in wire form and lower case
-	wild  bool              // there are names that begin with *
+	names   map[string]*entry // by name in wire form and lower case
+	records int               // of all names
+	wild    bool              // there are names that begin with *
 }
 
 // entry is the packed records of one name.
@@ -133,6 +134,7 @@ func (t *Table) put(name []byte, i int, typ uint16, ttl uint32, data []byte) {
 	}
 	s.records = wire.AppendPacked(s.records, typ, ttl, data)
 	s.count++
+	t.records++
 }
 
 // Len returns how many names there are, those of addresses included.
@@ -141,6 +143,14 @@ func (t *Table) Len() int {
 		return 0
 	}
 	return len(t.names)
+}
+
+// Records returns how many records the names have.
+func (t *Table) Records() int {
+	if t == nil {
+		return 0
+	}
+	return t.records
 }
 
 // Lookup finds the records of a name, in wire form and lower case. It does not

@@ -42,6 +42,7 @@ type Interceptor struct {
 	early    bool // the configured addresses are answered before the server is ready
 	answered answered
 	repairs  atomic.Uint64
+	failures atomic.Uint64
 	silent   int // looks at which a successor was not alive
 	installs int
 }
@@ -242,6 +243,7 @@ func (i *Interceptor) work(ctx context.Context, updates <-chan *model.Snapshot) 
 			}
 		}
 		if err != nil && ctx.Err() == nil {
+			i.failures.Add(1)
 			i.Log.Error("dns: interception", "error", err)
 		}
 	}
