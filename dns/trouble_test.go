@@ -25,7 +25,7 @@ func TestExplainFailure(t *testing.T) {
 	s := start(t, func(o *sluicedns.Options) {
 		o.Forward.Zones = append(forward.Root(forward.Plain(dead)...), forward.Zone{Name: "example.com", Servers: forward.Plain(upstream.Addr)})
 	})
-	refused := "127.0.0.1:1: read udp"
+	refused := "no upstream answered: 127.0.0.1:1: connection refused"
 	for _, c := range []struct{ name, typ, rcode, source, upstream, reason string }{
 		{"a.example.org", "A", "SERVFAIL", "forward", "", refused},
 		{"a.example.org", "A", "SERVFAIL", "cache", "", refused},

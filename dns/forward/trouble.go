@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"syscall"
 )
 
 // Trouble is a zone no server of which is asked.
@@ -82,6 +83,9 @@ func failureText(err error) string {
 		return "others answered before it did"
 	case errors.Is(err, ErrUnanswered), errors.Is(err, context.DeadlineExceeded):
 		return "no answer in time"
+	}
+	if number, ok := errors.AsType[syscall.Errno](err); ok {
+		return number.Error() // without the port that was asked from, which says nothing
 	}
 	return err.Error()
 }
