@@ -71,6 +71,9 @@ func (s *Server) answer(w *worker, msg, out []byte, stream bool, resolved *cache
 	if s.forward.Forwards() {
 		flags = wire.FlagRA
 	}
+	if verdict == wire.Refused && !stream && q.Type == wire.TypeIXFR && s.mayTransfer(w) {
+		return s.answerIncremental(w, msg, out, flags), miss{}
+	}
 	if verdict != wire.Answer {
 		w.response(verdict.Rcode(), sourceNone)
 		return q.Refuse(out, flags, verdict.Rcode()), miss{}

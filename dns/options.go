@@ -52,6 +52,9 @@ type Options struct {
 	Pods             zone.PodMode
 	EndpointPodNames bool        // see [zone.Options]
 	Filter           zone.Filter // of the cluster's names, by default none are hidden
+	// Transfer are the clients that may have whole zones of the cluster transferred
+	// (RFC 5936); by default nobody.
+	Transfer []netip.Prefix
 
 	// Forward says whom to ask for all other names. Self and Log need not be set.
 	Forward forward.Options

@@ -182,6 +182,9 @@ func (s *Server) answerStream(work context.Context, c *stream, msg []byte) error
 	room := s.rooms.Get().(*[]byte)
 	defer s.rooms.Put(room)
 	now := s.now()
+	if len(s.Transfer) > 0 && w.query.Parse(msg, true) == wire.Refused && s.mayTransfer(w) {
+		return s.sendTransfer(work, c, w, msg, *room, now)
+	}
 	reply, m := s.answer(w, msg, *room, true, nil)
 	if m.name == nil {
 		if len(reply) == 0 {

@@ -27,7 +27,7 @@ func (p *process) dnsOptions() (dns.Options, error) {
 	c := p.conf.DNS
 	o := dns.Options{
 		Store: p.store, Listen: c.Listen, Zones: slices.Concat([]string{p.conf.Zone}, c.Zones), TTL: orNone(c.TTL.Duration), EndpointPodNames: c.EndpointPodNames,
-		ResolvConf: c.Resolv, Cache: cacheOptions(&c.Cache), KeepSubnet: c.KeepSubnet,
+		ResolvConf: c.Resolv, Cache: cacheOptions(&c.Cache), KeepSubnet: c.KeepSubnet, Transfer: c.Transfer,
 		Hosts:    dns.Hosts{Entries: c.Hosts.Entries, File: c.Hosts.File, TTL: orNone(c.Hosts.TTL.Duration), NoReverse: c.Hosts.NoReverse},
 		Autopath: c.Autopath, Node: p.conf.NodeName, Search: c.Search,
 		MaxConnections: int(c.TCP.MaxConnections), MaxPerClient: int(c.TCP.MaxPerClient), IdleTimeout: c.TCP.IdleTimeout.Duration,

@@ -43,6 +43,7 @@ const (
 	RcodeNXDomain = 3
 	RcodeNotImp   = 4
 	RcodeRefused  = 5
+	RcodeNotAuth  = 9
 	RcodeBadVers  = 16
 )
 

@@ -98,6 +98,25 @@ func (q *Query) Parse(msg []byte, stream bool) Verdict {
 	return Answer
 }
 
+// Serial returns the serial number of the zone that its client has, which a query
+// of type IXFR says in an SOA record of the authority section (RFC 1995 §3). msg is
+// the message that was parsed.
+func (q *Query) Serial(msg []byte) (uint32, bool) {
+	const numbers = 5 * 4 // at the end of the record
+	off := HeaderLen + len(q.Question)
+	var rr RR
+	for range int(binary.BigEndian.Uint16(msg[6:])) {
+		if !rr.Parse(msg, off) {
+			return 0, false
+		}
+		off = rr.End
+	}
+	if binary.BigEndian.Uint16(msg[8:]) != 1 || !rr.Parse(msg, off) || rr.Type != TypeSOA || rr.End-rr.Data < 2+numbers {
+		return 0, false
+	}
+	return binary.BigEndian.Uint32(msg[rr.End-numbers:]), true
+}
+
 // Slip writes an answer to msg without records that has its client ask again over
 // TCP, in the room of buf. It returns nothing if msg is no query.
 func (q *Query) Slip(msg, buf []byte) []byte {

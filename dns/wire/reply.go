@@ -39,6 +39,9 @@ func (q *Query) Start(buf []byte) Reply {
 // Len returns the offset at which the next record is written.
 func (r *Reply) Len() int { return len(r.buf) }
 
+// Room returns how many octets of records fit still.
+func (r *Reply) Room() int { return r.limit - len(r.buf) }
+
 // Bytes returns what is written so far.
 func (r *Reply) Bytes() []byte { return r.buf }
 

@@ -108,12 +108,7 @@ func (z *Zone) Len() int { return z.tree.size }
 // Lookup finds the records of a name, in wire form and lower case. It allocates
 // only for names of verified Pods, and for addresses of endpoints.
 func (z *Zone) Lookup(name []byte, typ uint16) Answer {
-	var top *apex
-	for i := range z.apexes {
-		if a := &z.apexes[i]; (top == nil || len(a.name) > len(top.name)) && wire.InZone(name, a.name) {
-			top = a
-		}
-	}
+	top := z.top(name)
 	if top == nil {
 		return Answer{}
 	}

@@ -33,6 +33,8 @@ type DNS struct {
 	KeepSubnet     bool   `json:"keepSubnet,omitempty" usage:"pass the Client Subnet option of clients on to upstreams"`
 	CoreDNSMetrics bool   `json:"corednsMetrics,omitempty" usage:"metrics under CoreDNS' names too, for its dashboards"`
 
+	Transfer []netip.Prefix `json:"transfer,omitempty" usage:"ranges of clients that may have the cluster's zones transferred, by AXFR over TCP; empty: none may"`
+
 	Filter    DNSFilter    `json:"filter,omitzero"`
 	Cache     DNSCache     `json:"cache,omitzero"`
 	Intercept DNSIntercept `json:"intercept,omitzero"`
