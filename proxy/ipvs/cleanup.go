@@ -11,11 +11,8 @@ import (
 
 // What an engine that takes over has not yet begun to translate, IPVS has still to
 // bring to its end: a request under way has settleTime, and whether all have ended
-// is looked at every settleEvery. What takes longer is cut. Before that, packets
-// that passed the first hooks before the other engine was there have inFlight to
-// pass the last: on a busy machine they wait in the queue of an interface.
+// is looked at every settleEvery. What takes longer is cut.
 const (
-	inFlight    = time.Second
 	settleTime  = 2 * time.Second
 	settleEvery = 50 * time.Millisecond
 )
@@ -38,23 +35,17 @@ func (e *Engine) Cleanup(ctx context.Context) error {
 			mine = append(mine, id)
 		}
 	}
-	if len(mine) > 0 {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(inFlight):
-		}
-	}
-	// The rules come first: without them, nothing is led to the servers.
-	for _, family := range []proxy.Family{proxy.IPv4, proxy.IPv6} {
-		m := &nfnl.Messages{}
-		m.BeginBatch()
-		deleteTable(m, family)
-		if err := e.filter.Commit(m); err != nil && !missing(err) {
-			return fmt.Errorf("ipvs: remove table %s: %w", tableName, unsupported(err))
-		}
+	// The rules come first: without them, nothing is led to the servers. The maps
+	// stay until no packet is on its way through the rules: to the kernel, what a
+	// transaction deletes is gone at once for rules that began before it, and then
+	// they refuse what they do not find.
+	if err := e.removal(flushTable); err != nil {
+		return err
 	}
 	if err := e.settle(ctx, mine); err != nil {
+		return err
+	}
+	if err := e.removal(deleteTable); err != nil {
 		return err
 	}
 	for _, id := range mine {
@@ -63,6 +54,19 @@ func (e *Engine) Cleanup(ctx context.Context) error {
 		}
 	}
 	return e.kernel.deleteLink()
+}
+
+// removal does something in each family's table that is there.
+func (e *Engine) removal(do func(*nfnl.Messages, proxy.Family)) error {
+	for _, family := range []proxy.Family{proxy.IPv4, proxy.IPv6} {
+		m := &nfnl.Messages{}
+		m.BeginBatch()
+		do(m, family)
+		if err := e.filter.Commit(m); err != nil && !missing(err) {
+			return fmt.Errorf("ipvs: remove table %s: %w", tableName, unsupported(err))
+		}
+	}
+	return nil
 }
 
 // settle waits until connections have ended that are about to. UDP has none that

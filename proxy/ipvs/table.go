@@ -44,6 +44,13 @@ func deleteTable(m *nfnl.Messages, family proxy.Family) {
 	m.Finish()
 }
 
+// flushTable deletes the rules of all chains.
+func flushTable(m *nfnl.Messages, family proxy.Family) {
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELRULE, 0, netfilterFamily(family))
+	m.String(unix.NFTA_RULE_TABLE, tableName)
+	m.Finish()
+}
+
 func addChain(m *nfnl.Messages, family proxy.Family, name string) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, netfilterFamily(family))
 	m.String(unix.NFTA_CHAIN_TABLE, tableName)

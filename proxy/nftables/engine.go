@@ -364,19 +364,43 @@ func (e *Engine) release(family proxy.Family, spec chainSpec) {
 }
 
 // Cleanup implements [proxy.Engine].
-func (e *Engine) Cleanup(context.Context) error {
+func (e *Engine) Cleanup(ctx context.Context) error {
 	e.valid = false
-	for _, table := range [...]string{spareName, tableName} {
-		for _, family := range [...]proxy.Family{proxy.IPv4, proxy.IPv6} {
-			m := &batch{table: table}
-			m.BeginBatch()
-			deleteTable(m, family)
-			if err := explain(m, e.sock.Commit(&m.Messages)); err != nil && !missing(err) {
-				return fmt.Errorf("nftables: remove table %s of %s: %w", table, family, unsupported(err))
+	for _, do := range [...]func(*batch, proxy.Family){flushTable, deleteTable} {
+		found := false
+		for _, table := range [...]string{spareName, tableName} {
+			for _, family := range [...]proxy.Family{proxy.IPv4, proxy.IPv6} {
+				m := &batch{table: table}
+				m.BeginBatch()
+				do(m, family)
+				err := explain(m, e.sock.Commit(&m.Messages))
+				if err != nil && !missing(err) {
+					return fmt.Errorf("nftables: remove table %s of %s: %w", table, family, unsupported(err))
+				}
+				found = found || err == nil
 			}
+		}
+		if !found {
+			return nil
+		}
+		if err := leave(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// leave waits until no packet is on its way any more through rules that are gone.
+// Only then their sets may go: to the kernel, what a transaction deletes of a map
+// is gone at once, also for rules that a packet was in before, and then they refuse
+// what they do not find.
+func leave(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(50 * time.Millisecond):
+		return nil
+	}
 }
 
 // missing reports whether an object, or its whole family, is not there.

@@ -70,13 +70,21 @@ func (e *Engine) hasTables(ctx context.Context, name string) (bool, error) {
 
 // deleteTables removes a table from all families.
 func (e *Engine) deleteTables(ctx context.Context, name string) error {
-	m := &batch{table: name}
-	m.BeginBatch()
-	for _, family := range e.families {
-		addTable(m, family)
-		deleteTable(m, family)
+	for _, do := range [...]func(*batch, proxy.Family){flushTable, deleteTable} {
+		m := &batch{table: name}
+		m.BeginBatch()
+		for _, family := range e.families {
+			addTable(m, family)
+			do(m, family)
+		}
+		if err := e.send(ctx, m); err != nil {
+			return err
+		}
+		if err := leave(ctx); err != nil {
+			return err
+		}
 	}
-	return e.send(ctx, m)
+	return nil
 }
 
 // fits reports whether the table, if there is one, has nothing that ours has

@@ -75,6 +75,13 @@ func addTable(m *batch, family proxy.Family) {
 	m.Finish()
 }
 
+// flushTable deletes the rules of all chains.
+func flushTable(m *batch, family proxy.Family) {
+	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELRULE, 0, nfFamily(family))
+	m.String(unix.NFTA_RULE_TABLE, m.table)
+	m.Finish()
+}
+
 func deleteTable(m *batch, family proxy.Family) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_DELTABLE, 0, nfFamily(family))
 	m.String(unix.NFTA_TABLE_NAME, m.table)
