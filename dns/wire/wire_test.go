@@ -71,6 +71,11 @@ func FuzzQuery(f *testing.F) {
 		f.Add(b)
 		seed.SetEdns0(4096, true)
 	}
+	b, err := new(dns.Msg).SetIxfr("example.com.", 7, "ns.example.com.", "admin.example.com.").Pack()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var q Query
 		verdict := q.Parse(b, false)
@@ -78,6 +83,7 @@ func FuzzQuery(f *testing.F) {
 		err := m.Unpack(b)
 		if err == nil && !m.Response && m.Opcode == dns.OpcodeQuery && len(m.Question) == 1 && verdict == Answer {
 			sameQuestion(t, &q, &m)
+			sameSerial(t, &q, &m, b)
 		}
 		// Where we see a query and miekg/dns does not, it is stricter with
 		// records that we do not look into.
@@ -105,6 +111,17 @@ func sameQuestion(t *testing.T, q *Query, m *dns.Msg) {
 	}
 	if opt := m.IsEdns0(); opt != nil && (!q.EDNS || opt.Do() != q.DO || opt.UDPSize() != q.Size || opt.Version() != q.Version) {
 		t.Errorf("%v is read as size %d, version %d, DO %v", opt, q.Size, q.Version, q.DO)
+	}
+}
+
+func sameSerial(t *testing.T, q *Query, m *dns.Msg, msg []byte) {
+	t.Helper()
+	serial, ok := q.Serial(msg)
+	if len(m.Ns) != 1 {
+		return
+	}
+	if soa, is := m.Ns[0].(*dns.SOA); is != ok && ok || is && ok && soa.Serial != serial {
+		t.Errorf("%v is read as serial %d, %v", m.Ns[0], serial, ok)
 	}
 }
 

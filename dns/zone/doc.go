@@ -5,6 +5,25 @@
 // The records are those of the Kubernetes DNS specification 1.1.0
 // (kubernetes/dns docs/specification.md), and where that is silent those of
 // CoreDNS' kubernetes plugin, because that is what clusters have come to rely on.
+//
+// # Other zones
+//
+// [Zone.Lookup], [Zone.Transfer] and the tree of names know of no kind of object,
+// only of apexes: whose records are below one is the planner's alone. So the zone of
+// a set of clusters, clusterset.local of the Multi-Cluster Services API (KEP-1645),
+// would be planned here and nowhere else, and be filtered, transferred and answered
+// as the cluster's is:
+//
+//   - its names come with [Options], beside Zones, and their apexes with those of the
+//     planner; builder.system gives each its version and its name server;
+//   - builder.service has a sibling for a ServiceImport, below these apexes only: its
+//     spec.ips are what clusterIP makes records of; an import of type Headless has
+//     those of its EndpointSlices, which are found by their label
+//     multicluster.kubernetes.io/service-name and whose endpoints are named
+//     hostname.cluster.service.namespace.svc.clusterset.local after the slice's label
+//     multicluster.kubernetes.io/source-cluster; neither has PTR records;
+//   - the switch of [Planner.Update] tells which imports a changed ServiceImport or
+//     EndpointSlice is of, and hands their records of before and after to replace.
 package zone
 
 import (
