@@ -119,11 +119,11 @@ cannot be asked about is in the table, with the reason.`,
 
 // manifestsCommand is what prints the objects that fit the flags of cmd.
 func manifestsCommand(cmd *cobra.Command) string {
-	text := cmd.CommandPath() + " --manifests"
+	words := []string{cmd.CommandPath(), "--manifests"}
 	for _, name := range []string{"zone", "ipv4", "ipv6"} {
 		if f := cmd.Flags().Lookup(name); f.Changed {
-			text += " --" + name + " " + f.Value.String()
+			words = append(words, "--"+name, f.Value.String())
 		}
 	}
-	return text
+	return strings.Join(words, " ")
 }
