@@ -43,6 +43,8 @@ func (im *importer) directive(s *server, d directive) {
 		im.dnstap(d)
 	case "tls":
 		im.tls(s, d)
+	case "transfer":
+		im.transfer(s, d)
 	case "import":
 		im.lost(d, "the file is not here: import what it holds")
 	default:
