@@ -13,9 +13,9 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// others are the files with metrics that have kube-proxy's names, which follow its
-// rules and not these.
-var others = []string{"proxy/kubemetrics.go", "proxy/localhost/metrics.go", "proxy/healthcheck/health.go"}
+// others are the files with metrics that have the names of kube-proxy or of
+// NodeLocal DNSCache, which follow their rules and not these.
+var others = []string{"proxy/kubemetrics.go", "proxy/localhost/metrics.go", "proxy/healthcheck/health.go", "cmd/sluice/nodecache.go"}
 
 // families returns the metrics that the sources declare by constants, also those
 // of vectors that have no values yet. A package that makes up names of metrics
