@@ -270,7 +270,8 @@ func (w *world) writes(o options, s subject, watcher *watcher, r *result) error 
 	}
 	for i := range n {
 		w.api.Put(slice("service-0", endpointAddr(1<<22+i)))
-		for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; {
+			time.Sleep(20 * time.Millisecond) // who tells metrics meanwhile programs slower
 			if _, now, err := w.syncs(s); err == nil && now >= count+float64(i+1) {
 				break
 			}
