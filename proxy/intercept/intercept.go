@@ -412,8 +412,14 @@ func (i *Interceptor) verify(ctx context.Context, snap *model.Snapshot) error {
 		return nil
 	}
 	changed, err := i.table.changed(ctx, i.plan)
-	if err != nil || !changed {
+	if err != nil {
 		return err
+	}
+	for _, f := range i.plan.Families {
+		changed = changed || routeLost(server(f.Family, i.claim.seat, 0))
+	}
+	if !changed {
+		return nil
 	}
 	i.Log.Warn("dns: the rules of interception had been changed by somebody else and are repaired")
 	i.repairs.Add(1)

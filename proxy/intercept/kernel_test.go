@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/sluicenet/sluice/proxy"
 )
 
 // repeat is for a machine that has nothing else to do: the gaps are then held to
@@ -332,6 +334,15 @@ func TestOwnEndpoints(t *testing.T) {
 	w.reload()
 }
 
+// routeLost reports whether the internal addresses are not local on the node.
+func (w *world) routeLost(family proxy.Family) (lost bool) {
+	w.t.Helper()
+	if err := w.node.Do(func() error { lost = routeLost(server(family, 0, 0)); return nil }); err != nil {
+		w.t.Fatal(err)
+	}
+	return lost
+}
+
 // TestRepair proves that what somebody else removes or changes is made again, and
 // that other tables stay as they are.
 func TestRepair(t *testing.T) {
@@ -346,6 +357,11 @@ func TestRepair(t *testing.T) {
 		{"insert", "rule", "ip", tableName, chainCapture, "drop"},
 	} {
 		w.nft(damage...)
+		w.check(byNode, w.targets()...)
+	}
+	for _, family := range both {
+		w.run("ip", "route", "del", "local", internal[family].String(), "dev", "lo", "table", "local")
+		eventually(t, "the repair of the route", func() bool { return !w.routeLost(family) })
 		w.check(byNode, w.targets()...)
 	}
 	w.nft("list", "table", "ip", "other")

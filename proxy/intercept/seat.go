@@ -141,6 +141,12 @@ func addRoute(family proxy.Family) error {
 	return nil
 }
 
+// routeLost reports whether an internal address is not local any more.
+func routeLost(a netip.Addr) bool {
+	routes, err := netlink.RouteGet(a.AsSlice())
+	return err != nil || len(routes) == 0 || routes[0].Type != unix.RTN_LOCAL
+}
+
 // deleteRoute is the reverse.
 func deleteRoute(family proxy.Family) error {
 	r, err := localRoute(family)
