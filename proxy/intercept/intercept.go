@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/miekg/dns"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -39,7 +40,8 @@ type Interceptor struct {
 	shown    atomic.Pointer[Plan]
 
 	state    atomic.Int32
-	early    bool // the configured addresses are answered before the server is ready
+	early    bool      // the configured addresses are answered before the server is ready
+	looked   time.Time // whether others answer on these
 	answered answered
 	repairs  atomic.Uint64
 	failures atomic.Uint64
@@ -271,23 +273,41 @@ func (i *Interceptor) beat(ctx context.Context, snap *model.Snapshot, waited tim
 }
 
 // takeOverEarly answers on the configured addresses while the cluster's names are
-// not known, unless there are rules already, by which others do.
+// not known, unless others do: another process, or the endpoints that the rules of
+// one that has died lead to.
 func (i *Interceptor) takeOverEarly(ctx context.Context, snap *model.Snapshot) error {
+	if len(i.Addresses) == 0 || time.Since(i.looked) < patience {
+		return nil
+	}
+	i.looked = time.Now()
 	for _, f := range i.families {
 		seat, err := i.table.current(ctx, f)
 		if err != nil && !missing(err) {
 			return err
 		}
-		if seat >= 0 {
+		if seat >= 0 && (seat != i.claim.seat && taken(f, seat) || i.answeredByOthers(ctx, f)) {
 			return nil
 		}
-	}
-	if len(i.Addresses) == 0 {
-		return nil
 	}
 	i.early = true
 	i.Log.Warn("dns: the cluster's names are not known yet; only the configured addresses are intercepted")
 	return i.takeOver(ctx, snap)
+}
+
+// answeredByOthers asks for the root's name servers, as any client would, and reports
+// whether anybody said anything.
+func (i *Interceptor) answeredByOthers(ctx context.Context, family proxy.Family) bool {
+	c := dns.Client{Timeout: time.Second / 2}
+	for _, a := range i.Addresses {
+		if proxy.FamilyOf(a) != family {
+			continue
+		}
+		q := new(dns.Msg).SetQuestion(".", dns.TypeNS)
+		if _, _, err := c.ExchangeContext(ctx, q, netip.AddrPortFrom(a, Port).String()); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // planFor returns the plan for a snapshot, without the families that the machine

@@ -310,6 +310,24 @@ func TestUnread(t *testing.T) {
 	w.reload()
 }
 
+// TestUnreadAfterDeath proves the same where a process has died whose rules lead to
+// endpoints that do not answer.
+func TestUnreadAfterDeath(t *testing.T) {
+	w := newWorld(t)
+	c := w.config()
+	c.Endpoints = []netip.Addr{w.pod.IPv4(), w.pod.IPv6()} // no name server
+	p := w.start(c)
+	p.signal(syscall.SIGKILL)
+	_ = p.Wait()
+	c.Unread = true
+	p = w.start(c)
+	if got, err := (target{w.node.Namespace, "udp", link4}).ask(20 * time.Second); err == nil || err.Error() != "SERVFAIL" {
+		t.Errorf("%q %v", got, err)
+	}
+	p.signal(syscall.SIGUSR2)
+	w.check(byNode, w.targets()...)
+}
+
 // TestOwnEndpoints proves that where the DNS Service leads to this node's server
 // itself, it leads to the others alone when that one is dead.
 func TestOwnEndpoints(t *testing.T) {
