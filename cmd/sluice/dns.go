@@ -35,6 +35,9 @@ func (p *process) dns() error {
 			return err
 		}
 		p.observe.Check("dns interception", s.intercept.Check)
+		if trace := p.admin.Questions["trace"]; trace != nil {
+			p.admin.Questions["trace"] = tracingInterception(trace, s.intercept.Captured)
+		}
 	}
 	if c.CoreDNSMetrics {
 		for _, m := range s.nodecacheErrors() {
