@@ -29,8 +29,8 @@ func (s *Server) readResolvConf() {
 		conf.Rotate == s.resolv.Rotate && conf.Timeout == s.resolv.Timeout && conf.Attempts == s.resolv.Attempts {
 		return
 	}
-	for _, loop := range conf.Skipped {
-		s.Log.Warn("dns: upstream not used", "err", loop)
+	for _, why := range conf.Skipped {
+		s.Log.Warn("dns: upstream not used", "err", why)
 	}
 	i := slices.IndexFunc(s.forward.Zones, isRoot)
 	zone := s.forward.Zones[i]

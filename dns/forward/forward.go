@@ -280,7 +280,11 @@ func (a *asking) ask(late bool) {
 	i := len(a.tries)
 	a.tries = append(a.tries, try{server: u, since: time.Now()})
 	a.pending++
-	a.hedge.Reset(u.hedge() << a.round)
+	wait := u.hedge()
+	if a.next == len(a.up) { // the next is one that was asked before
+		wait = u.repeat()
+	}
+	a.hedge.Reset(wait << a.round)
 	go func() {
 		ctx, cancel := context.WithTimeoutCause(a.ctx, a.stub.timeout, context.DeadlineExceeded)
 		defer cancel()

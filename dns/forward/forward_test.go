@@ -330,7 +330,7 @@ func FuzzParseServer(f *testing.F) {
 func FuzzResolvConf(f *testing.F) {
 	f.Add("nameserver 127.0.0.53\nsearch a\noptions rotate timeout:3 attempts:9\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		c := parseResolvConf(text)
+		c := parseResolvConf(text, "resolv.conf")
 		for _, s := range c.Servers {
 			if !s.Addr.IsValid() || s.Addr.Port() != defaultPort || s.Protocol != UDP {
 				t.Errorf("%q: %v", text, s)

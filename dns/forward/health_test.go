@@ -153,8 +153,31 @@ func TestLostDatagram(t *testing.T) {
 		defer f.Close()
 		start := time.Now()
 		askAll(t, f, 1)
-		if took := time.Since(start); took != hedgeUnknown || asked.Load() != 2 || f.Stats()[0].Failures != 0 {
+		if took := time.Since(start); took != repeatAfter || asked.Load() != 2 || f.Stats()[0].Failures != 0 {
 			t.Errorf("took %v and %d questions, %+v", took, asked.Load(), f.Stats())
+		}
+	})
+}
+
+// TestSlowAlone proves that a server that is alone is not asked twice because it
+// takes longer for one name than for others.
+func TestSlowAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		var asked atomic.Int32
+		s := &server{answer: func(q *dns.Msg, conn int) *dns.Msg {
+			if asked.Add(1) > 10 {
+				time.Sleep(repeatAfter - time.Millisecond)
+			}
+			return named(q, conn)
+		}}
+		f := n.forwarder(t, Options{Zones: over(UDP, n.add(1, s))})
+		defer f.Close()
+		for range 11 {
+			askAll(t, f, 1)
+		}
+		if n := asked.Load(); n != 11 {
+			t.Errorf("asked %d times for 11 names", n)
 		}
 	})
 }

@@ -25,14 +25,15 @@ type ResolvConf struct {
 	Rotate   bool          // spread queries among the servers
 	Timeout  time.Duration // for one server; 0: not said
 	Attempts int           // 0: not said
-	// Skipped are the servers left out because queries to them would come back.
-	Skipped []*LoopError
+	// Skipped says which servers are left out: each is a [*LoopError] if queries to
+	// it would come back, or tells what is no address.
+	Skipped []error
 }
 
 // ReadResolvConf reads a resolv.conf. self are this server's own addresses, which
 // are left out. Where the file names systemd-resolved's stub, which may well ask
-// us, the servers behind it are taken. If that leaves none the error is a
-// [LoopError].
+// us, the servers behind it are taken. If that leaves none, the error is the first
+// of those in Skipped.
 func ReadResolvConf(path string, self []netip.AddrPort) (*ResolvConf, error) {
 	return readResolvConf(path, ResolvedConf, self)
 }
@@ -42,7 +43,7 @@ func readResolvConf(path, behind string, self []netip.AddrPort) (*ResolvConf, er
 	if err != nil {
 		return nil, fmt.Errorf("upstream name servers: %w", err)
 	}
-	c := parseResolvConf(string(b))
+	c := parseResolvConf(string(b), path)
 	found := c.Servers
 	c.Servers = nil
 	for _, s := range found {
@@ -85,9 +86,9 @@ const (
 	maxAttempts = 5
 )
 
-// parseResolvConf reads the nameserver and options lines (resolv.conf(5)). As in
-// the C library, what is not understood is passed over.
-func parseResolvConf(text string) *ResolvConf {
+// parseResolvConf reads the nameserver and options lines (resolv.conf(5)) of the file
+// where. As in the C library, what is not understood is passed over.
+func parseResolvConf(text, where string) *ResolvConf {
 	c := &ResolvConf{}
 	for line := range strings.Lines(text) {
 		if i := strings.IndexAny(line, "#;"); i >= 0 {
@@ -97,9 +98,12 @@ func parseResolvConf(text string) *ResolvConf {
 		switch {
 		case len(f) < 2:
 		case f[0] == "nameserver":
-			if addr, err := netip.ParseAddr(f[1]); err == nil && !addr.IsUnspecified() && !addr.IsMulticast() {
-				c.Servers = append(c.Servers, Server{Addr: netip.AddrPortFrom(addr.Unmap(), defaultPort)})
+			addr, err := netip.ParseAddr(f[1])
+			if err != nil || addr.IsUnspecified() || addr.IsMulticast() {
+				c.Skipped = append(c.Skipped, fmt.Errorf("nameserver in %s: expected the address of a server, found %q", where, f[1]))
+				continue
 			}
+			c.Servers = append(c.Servers, Server{Addr: netip.AddrPortFrom(addr.Unmap(), defaultPort)})
 		case f[0] == "options":
 			for _, o := range f[1:] {
 				c.option(o)

@@ -26,6 +26,9 @@ const (
 	hedgeUnknown = 400 * time.Millisecond
 	hedgeLeast   = 150 * time.Millisecond // many names take a server that long the first time
 	hedgeMost    = time.Second
+	// repeatAfter is how long a server may take before it is asked the same again,
+	// which only helps where a datagram was lost (RFC 6298 §2.1).
+	repeatAfter = time.Second
 )
 
 // upstream is one server.
@@ -93,6 +96,15 @@ func (u *upstream) hedge() time.Duration {
 		return hedgeUnknown
 	}
 	return min(max(time.Duration(mean+4*u.rtt.variance.Load()), hedgeLeast), hedgeMost)
+}
+
+// repeat returns how long the server may take before it is asked once more. Many
+// names take it longer than others, and a second question does not speed them up.
+func (u *upstream) repeat() time.Duration {
+	if h := u.forward.Hedge; h > 0 {
+		return h
+	}
+	return max(u.hedge(), repeatAfter)
 }
 
 // succeeded notes that the server answered.
