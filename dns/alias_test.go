@@ -1,6 +1,7 @@
 package dns_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/miekg/dns"
@@ -45,6 +46,44 @@ func TestAliasOfNothing(t *testing.T) {
 			r := ask(t, s.Addrs()[0], "udp", c.name+".testns.svc.cluster.local.", "A")
 			if r.Rcode != c.rcode || len(r.Answer) != 1 || len(r.Ns) != c.soas {
 				t.Errorf("%s: %v", c.name, r)
+			}
+		}
+	}
+}
+
+// TestAliasOfRewritten proves that the target of an alias is rewritten as it would be
+// if it were asked for, to a name of the cluster and to another.
+func TestAliasOfRewritten(t *testing.T) {
+	upstream := dnstest.NewUpstream(t, func(q *dns.Msg, _ bool) *dns.Msg {
+		if q.Question[0].Name != "new.example.com." {
+			return dnstest.Reply(q, dns.RcodeNameError)
+		}
+		return dnstest.Reply(q, dns.RcodeSuccess, "new.example.com. 60 IN CNAME end.example.com.", "end.example.com. 60 IN A 192.0.2.7")
+	})
+	store := dnstest.Cluster()
+	store.Update(func(tx *model.Txn) {
+		model.Services.Put(tx, dnstest.External("testns", "inside", "inside.example.com"))
+		model.Services.Put(tx, dnstest.External("testns", "outside", "outside.example.com"))
+	})
+	s := start(t, func(o *sluicedns.Options) {
+		o.Store = store
+		o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...)
+		o.Rewrites = []sluicedns.Rewrite{
+			{From: "inside.example.com", To: "svc1.testns.svc.cluster.local"}, {From: "outside.example.com", To: "new.example.com"},
+		}
+	})
+	for name, want := range map[string][]string{
+		"inside":  {"inside.testns.svc.cluster.local.", "inside.example.com."},
+		"outside": {"outside.testns.svc.cluster.local.", "outside.example.com.", "end.example.com."},
+	} {
+		for range 2 {
+			r := ask(t, s.Addrs()[0], "udp", name+".testns.svc.cluster.local.", "A")
+			var owners []string
+			for _, rr := range r.Answer {
+				owners = append(owners, rr.Header().Name)
+			}
+			if r.Rcode != dns.RcodeSuccess || !slices.Equal(owners, want) {
+				t.Errorf("%s: %v", name, r)
 			}
 		}
 	}

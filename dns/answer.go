@@ -196,6 +196,9 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 			break
 		}
 		owner, nameLen = at, len(target)
+		if to := s.rewrites[string(target)]; to != nil && !w.rewritten {
+			return s.followRewritten(w, &r, to, owner, flags, resolved)
+		}
 		a = z.Lookup(target, q.Type)
 		if a.Status == zone.Elsewhere {
 			if h := s.hosts.Load().Lookup(target, q.Type); h.Found {

@@ -141,7 +141,7 @@ func (s *Server) explain(e *Explanation, source int, name []byte, typ uint16, it
 		e.Reason = "an entry of hosts in the configuration"
 		return
 	case sourceNone:
-		e.Reason = "not a name of the cluster, and there is no upstream to ask"
+		e.Reason = noneReason(e.Rcode, typ)
 		return
 	case sourceForward:
 		e.Reason = "not a name of the cluster: asked of an upstream"
@@ -184,6 +184,17 @@ func (s *Server) whyFailed(it *cache.Item) string {
 		return "no upstream answered in time, or too many questions were under way"
 	}
 	return ""
+}
+
+// noneReason says why a query is answered from nowhere.
+func noneReason(rcode string, typ uint16) string {
+	switch {
+	case typ == dns.TypeAXFR || typ == dns.TypeIXFR:
+		return "a transfer of a zone, which only the clients in dns.transfer may have: ask the server itself, as with dig"
+	case rcode == rcodeName(wire.RcodeRefused):
+		return "not a name of the cluster, and there is no upstream to ask"
+	}
+	return "a kind of query that is not answered"
 }
 
 func zoneReason(st zone.Status) string {

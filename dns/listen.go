@@ -104,8 +104,8 @@ func control(c syscall.RawConn, addr netip.Addr) error {
 // queue is the room in octets for queries that have arrived, of which the kernel
 // counts about 400 for a short one (half of what it takes). Its own default holds
 // less than 300 of them. A server that waits for its turn on a processor, or one that
-// starts or drains beside another, gets more than that in a few milliseconds.
-const queue = 1 << 20
+// starts or drains beside another on a busy machine, may get thousands meanwhile.
+const queue = 4 << 20
 
 // growQueue makes room for queries that wait. Without the right to exceed the
 // machine's limit it is that, which is enough for most loads.

@@ -22,6 +22,9 @@ func ParseRewrite(text string) (Rewrite, error) {
 			return Rewrite{}, fmt.Errorf("expected two names, as FROM=TO, found %q", text)
 		}
 	}
+	if strings.EqualFold(strings.TrimSuffix(from, "."), strings.TrimSuffix(to, ".")) {
+		return Rewrite{}, fmt.Errorf("expected another name to answer with, found %q", text)
+	}
 	return Rewrite{from, to}, nil
 }
 
@@ -90,6 +93,29 @@ func (s *Server) answerRewritten(w *worker, to, out []byte, flags uint16, resolv
 	graft(&r, reply, to, wire.QuestionOffset)
 	s.metrics.limits.rewritten.Add(1)
 	return w.finish(&r, reply), miss{}
+}
+
+// followRewritten appends to r, the answer of an alias, what there is of the name that
+// its target is rewritten to, as if it were of the target at offset owner.
+func (s *Server) followRewritten(w *worker, r *wire.Reply, to []byte, owner int, flags uint16, resolved *cache.Item) ([]byte, miss) {
+	d := w.derive(to)
+	d.rewritten = true
+	room := s.rooms.Get().(*[]byte)
+	defer s.rooms.Put(room)
+	reply, m := s.answerInner(w, d, *room, flags, resolved)
+	w.as = nil // the alias itself is answered for under its own name
+	if len(reply) == 0 {
+		return nil, m
+	}
+	rcode := uint16(reply[3] & 0xf)
+	if rcode == wire.RcodeSuccess || rcode == wire.RcodeNXDomain {
+		graft(r, reply, to, owner)
+	} else {
+		rcode = wire.RcodeSuccess // see appendResolved
+	}
+	s.metrics.limits.rewritten.Add(1)
+	w.response(rcode, sourceZone)
+	return r.Finish(flags, rcode), miss{}
 }
 
 // complete answers the first name of a Pod's search path with the first of the path
