@@ -364,11 +364,22 @@ func incompatible(err error) bool {
 // errWaiting indicates that a server has not been ready yet.
 var errWaiting = errors.New("queries are not intercepted yet")
 
-// Check returns an error until queries have come to this process for the first
-// time. A predecessor must not end before, for there may be no other server.
+// Check returns an error while queries do not come to this process, other than
+// because they go to a successor: until they have come for the first time (a
+// predecessor must not end before, for there may be no other server), and while the
+// server does not answer.
 func (i *Interceptor) Check() error {
 	if i.shown.Load() == nil {
 		return errWaiting
+	}
+	if i.state.Load() != stateCurrent {
+		return nil
+	}
+	now := time.Now()
+	for _, a := range i.Captured() {
+		if !i.answered.alive(a, now) {
+			return fmt.Errorf("the server does not answer at %v, whose queries go to the ordinary endpoints", a)
+		}
 	}
 	return nil
 }

@@ -352,6 +352,24 @@ func TestOwnEndpoints(t *testing.T) {
 	w.reload()
 }
 
+// TestHairpin proves that the Pod of an ordinary endpoint gets an answer, too, where
+// only that Pod itself is left to give it.
+func TestHairpin(t *testing.T) {
+	w := newWorld(t)
+	w.serveRemote(w.pod.Namespace, w.pod.Addrs()...)
+	p := w.start(childConfig{Endpoints: w.pod.Addrs()})
+	var ways []target
+	for _, network := range []string{"udp", "tcp"} {
+		for _, to := range []netip.Addr{link4, link6} {
+			ways = append(ways, target{w.pod.Namespace, network, to})
+		}
+	}
+	w.check(byNode, ways...)
+	p.signal(syscall.SIGKILL)
+	_ = p.Wait()
+	w.check(byRemote, ways...)
+}
+
 // routeLost reports whether the internal addresses are not local on the node.
 func (w *world) routeLost(family proxy.Family) (lost bool) {
 	w.t.Helper()

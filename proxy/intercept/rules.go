@@ -3,6 +3,7 @@ package intercept
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/google/nftables/binaryutil"
@@ -29,6 +30,8 @@ const (
 	chainFallbackTCP        = "fallback-tcp"
 	chainFallbackPrerouting = "fallback-prerouting"
 	chainFallbackOutput     = "fallback-output"
+	chainHairpin            = "hairpin"
+	chainPostrouting        = "fallback-postrouting"
 )
 
 func chainConnection(seat int) string { return fmt.Sprintf("connection-%d", seat) }
@@ -41,13 +44,14 @@ type hook struct {
 }
 
 // Capturing is at the priority "raw", before connection tracking. The fallback is
-// a little before the priority "dstnat", so that it also comes first where the
-// address is a Service's.
+// a little before the priorities "dstnat" and "srcnat", so that it also comes first
+// where the address is a Service's.
 var hooks = map[string]hook{
 	chainPrerouting:         {"filter", unix.NF_INET_PRE_ROUTING, -300},
 	chainOutput:             {"route", unix.NF_INET_LOCAL_OUT, -300},
 	chainFallbackPrerouting: {"nat", unix.NF_INET_PRE_ROUTING, -110},
 	chainFallbackOutput:     {"nat", unix.NF_INET_LOCAL_OUT, -110},
+	chainPostrouting:        {"nat", unix.NF_INET_POST_ROUTING, 90},
 }
 
 // expression is one of a rule's: an [expr.Any] or a [rewrite].
@@ -102,7 +106,25 @@ func (r rules) chains(p *FamilyPlan, seat int, others []int) []chain {
 		}},
 		chain{chainFallbackPrerouting, []rule{{goTo(chainFallback)}}},
 		chain{chainFallbackOutput, []rule{{goTo(chainFallback)}}},
+		chain{chainHairpin, r.hairpins(p)},
+		chain{chainPostrouting, []rule{append(ctBits(expr.CtKeySTATUS, statusDNAT), goTo(chainHairpin))}},
 	)
+}
+
+// hairpins gives an endpoint that is led to itself another source address, for it
+// would answer itself past the translation.
+func (r rules) hairpins(p *FamilyPlan) []rule {
+	var addrs []netip.Addr
+	for _, e := range slices.Concat(p.UDP, p.TCP) {
+		addrs = append(addrs, e.Addr())
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	var out []rule
+	for _, a := range slices.Compact(addrs) {
+		is := rule{&expr.Cmp{Op: expr.CmpOpEq, Register: register(0), Data: a.AsSlice()}}
+		out = append(out, r.join(r.addr(true, 0), is, r.addr(false, 0), is, rule{&expr.Masq{}}))
+	}
+	return out
 }
 
 // balance chooses one of the endpoints at random; without any it refuses.
@@ -132,13 +154,7 @@ func (r rules) balance(protocol byte, to []netip.AddrPort) []rule {
 // here are the first of a flow; that they are asked for it has the kernel track
 // flows at all, without which there is nothing for chains of type nat.
 func (r rules) refuse(protocol byte) rule {
-	const stateNew = 8
-	first := rule{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: register(0)},
-		&expr.Bitwise{SourceRegister: register(0), DestRegister: register(0), Len: 4,
-			Mask: binaryutil.NativeEndian.PutUint32(stateNew), Xor: make([]byte, 4)},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: register(0), Data: make([]byte, 4)},
-	}
+	first := ctBits(expr.CtKeySTATE, stateNew)
 	if protocol == unix.IPPROTO_TCP {
 		return r.join(r.protocol(protocol), first, rule{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	}
@@ -147,6 +163,22 @@ func (r rules) refuse(protocol byte) rule {
 		code = 4 // ICMPV6_PORT_UNREACH
 	}
 	return append(first, &expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: code})
+}
+
+// Bits of what connection tracking knows.
+const (
+	stateNew   = 8      // NF_CT_STATE_BIT(IP_CT_NEW)
+	statusDNAT = 1 << 5 // IPS_DST_NAT
+)
+
+// ctBits matches packets of flows that have one of some bits.
+func ctBits(key expr.CtKey, mask uint32) rule {
+	return rule{
+		&expr.Ct{Key: key, Register: register(0)},
+		&expr.Bitwise{SourceRegister: register(0), DestRegister: register(0), Len: 4,
+			Mask: binaryutil.NativeEndian.PutUint32(mask), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: register(0), Data: make([]byte, 4)},
+	}
 }
 
 // join puts the parts of a rule together.

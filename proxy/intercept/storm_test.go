@@ -23,6 +23,9 @@ import (
 // second, which takes a machine of its own.
 var rates = map[bool]int{false: 500, true: 20_000}
 
+// threads are those of dnsperf, each of which can wait for 65,536 answers.
+const threads = 2
+
 // storm is dnsperf asking an address from the pod, by a few sockets that it keeps,
 // whether it gets answers or not.
 type storm struct {
@@ -51,10 +54,11 @@ func (w *world) storm(to netip.Addr, patience time.Duration) *storm {
 		w.t.Fatal(err)
 	}
 	rate := rates[*repeat > 0]
-	// What is under way must never be so much that dnsperf waits with the next.
-	outstanding := min(60_000, 2*rate*int(patience/time.Second))
+	// What is under way must never be so much that dnsperf waits with the next, also
+	// where it makes up for what it could not send on a busy machine.
+	outstanding := min(threads*65_536, 10*rate*int(patience/time.Second))
 	s := &storm{t: w.t, last: time.Now(), read: make(chan struct{})}
-	s.Cmd = w.pod.Command(context.Background(), "dnsperf", "-s", to.String(), "-d", file, "-c", "8", "-l", "100000", "-v",
+	s.Cmd = w.pod.Command(context.Background(), "dnsperf", "-s", to.String(), "-d", file, "-c", "8", "-T", strconv.Itoa(threads), "-l", "100000", "-v",
 		"-Q", strconv.Itoa(rate), "-q", strconv.Itoa(outstanding), "-t", strconv.Itoa(int(patience/time.Second)), "-b", "4096")
 	out, err := s.StdoutPipe()
 	if err != nil {
@@ -224,6 +228,10 @@ func TestStormUpgrade(t *testing.T) {
 	t.Logf("%d queries, %d answers, %d lost, %.0f answers a second; longest gap: %v", sent, completed, lost, rate, gaps)
 	if lost > 0 {
 		t.Errorf("%d of %d queries lost", lost, sent)
+		for _, ns := range []*lab.Namespace{w.pod.Namespace, w.node.Namespace} {
+			out, err := ns.Command(context.Background(), "grep", "Udp:", "/proc/net/snmp").CombinedOutput()
+			t.Logf("%s: %v\n%s", ns.Name(), err, out)
+		}
 	}
 }
 
