@@ -75,7 +75,7 @@ func run(ctx context.Context) error {
 	}
 	r := report{Machine: m}
 	fmt.Println(m)
-	fmt.Printf("%-9s %-9s %10s %10s %10s %10s %8s\n", "server", "queries", "qps", "CPU µs", "p50 µs", "p99 µs", "lost")
+	fmt.Printf("%-9s %-9s %10s %10s %10s %10s %10s %8s\n", "server", "queries", "qps", "CPU µs", "paced µs", "p50 µs", "p99 µs", "lost")
 	for range *repeat {
 		for _, s := range subjectsOf(o, strings.Split(*only, ",")) {
 			results, err := measure(ctx, o, s)

@@ -27,9 +27,10 @@ type result struct {
 	Rate    float64 `json:"qps"`
 	CPU     float64 `json:"cpu_us_per_answer"`
 	Lost    int     `json:"lost"`
-	// P50 and P99 are at a fixed rate that all servers can do.
-	P50 float64 `json:"p50_us,omitempty"`
-	P99 float64 `json:"p99_us,omitempty"`
+	// PacedCPU, P50 and P99 are at a fixed rate that all servers can do.
+	PacedCPU float64 `json:"paced_cpu_us_per_answer,omitempty"`
+	P50      float64 `json:"p50_us,omitempty"`
+	P99      float64 `json:"p99_us,omitempty"`
 	// Coalesced is how many queries reached the upstream of 100 equal ones.
 	Coalesced int `json:"upstream_queries_of_100_equal,omitempty"`
 }
@@ -175,34 +176,40 @@ func measure(ctx context.Context, o options, s subject) ([]result, error) {
 				return nil, err
 			}
 		}
-		before, err := cpu(w.cmd.Process.Pid)
+		p, took, err := w.load(ctx, "-d", file, "-l", seconds(o.length))
 		if err != nil {
 			return nil, err
 		}
-		p, err := w.perf(ctx, "-d", file, "-l", seconds(o.length), "-c", "8", "-q", "64")
-		if err != nil {
-			return nil, err
-		}
-		after, err := cpu(w.cmd.Process.Pid)
-		if err != nil {
-			return nil, err
-		}
-		r.Rate, r.Lost = p.rate, p.lost
-		r.CPU = float64((after - before).Microseconds()) / float64(max(1, p.answered))
+		r.Rate, r.Lost, r.CPU = p.rate, p.lost, took
 		if m.latency {
-			p, err := w.perf(ctx, "-d", file, "-l", seconds(o.length), "-c", "8", "-q", "64", "-Q", strconv.Itoa(o.rate), "-v")
+			p, took, err := w.load(ctx, "-d", file, "-l", seconds(o.length), "-Q", strconv.Itoa(o.rate), "-v")
 			if err != nil {
 				return nil, err
 			}
-			r.P50, r.P99 = p.quantile(0.5), p.quantile(0.99)
+			r.P50, r.P99, r.PacedCPU = p.quantile(0.5), p.quantile(0.99), took
 		}
-		fmt.Printf("%-9s %-9s %10.0f %10.1f %10.1f %10.1f %8d\n", r.Server, r.Queries, r.Rate, r.CPU, r.P50, r.P99, r.Lost)
+		fmt.Printf("%-9s %-9s %10.0f %10.1f %10.1f %10.1f %10.1f %8d\n", r.Server, r.Queries, r.Rate, r.CPU, r.PacedCPU, r.P50, r.P99, r.Lost)
 		out = append(out, r)
 	}
 	n := w.coalesced()
 	fmt.Printf("%-9s of 100 equal queries at once, %d reached the upstream\n", s.name, n)
 	out = append(out, result{Server: s.name, Queries: "equal", Coalesced: n})
 	return out, nil
+}
+
+// load has dnsperf ask from a few sockets, and returns also the processor time that
+// the server had for an answer, in µs.
+func (w *world) load(ctx context.Context, args ...string) (*perf, float64, error) {
+	before, err := cpu(w.cmd.Process.Pid)
+	if err != nil {
+		return nil, 0, err
+	}
+	p, err := w.perf(ctx, append(args, "-c", "8", "-q", "64")...)
+	if err != nil {
+		return nil, 0, err
+	}
+	after, err := cpu(w.cmd.Process.Pid)
+	return p, float64((after - before).Microseconds()) / float64(max(1, p.answered)), err
 }
 
 func seconds(d time.Duration) string { return strconv.Itoa(max(1, int(d.Seconds()))) }
