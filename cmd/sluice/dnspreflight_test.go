@@ -76,6 +76,9 @@ func TestDNSMistakes(t *testing.T) {
 		"no capture": {func(d *config.DNS) {
 			d.Intercept.Mode, d.Intercept.Addresses = "off", []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 		}, nil},
+		"rewritten to itself": {func(d *config.DNS) { d.Rewrites = []string{"a.b=c.d", "x.y=X.y."} }, []string{
+			`dns.rewrites[1]: expected another name to answer with, found "x.y=X.y."`,
+		}},
 		"several": {func(d *config.DNS) { d.Rewrites, d.Cache.Zones, d.Pods = []string{"a"}, []string{"b"}, "some" }, []string{
 			`dns.pods: `, `dns.rewrites[0]: expected two names, as FROM=TO, found "a"`, `dns.cache.zones[0]: expected ZONE=TTL or ZONE=TTL/NEGATIVETTL, found "b"`,
 		}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +55,19 @@ func (p *process) newNameServer(o dns.Options) (*nameServer, error) {
 		return nil, err
 	}
 	s.live = s.Liveness()
+	p.warnForeign(slices.Concat(p.conf.DNS.Listen, p.conf.DNS.TLS.Listen))
 	return s, nil
+}
+
+// warnForeign tells of addresses that the machine does not have: it may get them, but
+// more often they are a slip.
+func (p *process) warnForeign(listen []netip.AddrPort) {
+	local := localAddrs()
+	for _, l := range listen {
+		if a := l.Addr(); !a.IsUnspecified() && !a.IsLoopback() && !slices.Contains(local, a.WithZone("")) {
+			p.log.Warn("dns: this machine does not have an address to listen on; nobody gets an answer there until it has", "address", l)
+		}
+	}
 }
 
 func (s *nameServer) alive() bool { return s.live.Alive(time.Now()) }

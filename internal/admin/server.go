@@ -164,7 +164,8 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /ask/{name}", func(w http.ResponseWriter, r *http.Request) {
 		ask, ok := s.Questions[r.PathValue("name")]
 		if !ok {
-			reply(w, nil, fmt.Errorf("this process does not answer %q", r.PathValue("name")))
+			known := slices.Sorted(maps.Keys(s.Questions))
+			reply(w, nil, fmt.Errorf("this process does not answer %q, only %s; --socket names another one", r.PathValue("name"), strings.Join(known, ", ")))
 			return
 		}
 		answer, err := ask(r.Context(), r.URL.Query())
