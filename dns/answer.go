@@ -22,9 +22,8 @@ type worker struct {
 	query wire.Query
 	key   [cache.MaxKey]byte
 
-	// How and when the query came.
+	// How the query came.
 	stream, six bool
-	since       time.Time
 	client      netip.AddrPort // invalid: unknown
 	server      netip.AddrPort // that it was sent to
 	protocol    dnstap.Protocol
@@ -62,10 +61,6 @@ func (s *Server) answer(w *worker, msg, out []byte, stream bool, resolved *cache
 	w.stream, w.as = stream, nil
 	if resolved == nil {
 		w.step = 0
-		w.request(q.Type, stream)
-		if w.coredns != nil {
-			w.since = time.Now()
-		}
 	}
 	var flags uint16
 	if s.forward.Forwards() {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -59,14 +60,16 @@ const (
 var hits = [hitCount]string{"success", "denial", "stale"}
 
 // counters are what one loop counts. Each has its own, so that no two cores
-// write to the same memory.
+// write to the same memory. Names are told apart only by part: 0 are the cluster's,
+// 1 all others.
 type counters struct {
-	requests  [2][len(types)]atomic.Uint64 // UDP, TCP
+	requests  [2][2][2][len(types)]atomic.Uint64 // UDP, TCP; IPv4, IPv6; part
 	responses [sourceCount][len(rcodes)]atomic.Uint64
+	queries   [2][2]sizes      // UDP, TCP; part
+	answers   [2][2]sizes      // likewise
+	secure    [2]atomic.Uint64 // with DO; part
+	times     [2]forward.Times // part
 	zones     [maxZones]zoneCounters
-
-	coredns      *corednsCounters  // nil unless they are wanted
-	corednsTimes *[2]forward.Times // likewise; of all loops
 }
 
 // maxZones is how many zones are counted by themselves; further ones are counted
@@ -82,8 +85,28 @@ type zoneCounters struct {
 
 func (c *counters) zone(i int) *zoneCounters { return &c.zones[min(i, maxZones-1)] }
 
-func (c *counters) request(typ uint16, stream bool) {
-	c.requests[index(stream)][typeIndex(typ)].Add(1)
+// part returns what part of the names the last answer was about.
+func (w *worker) part() int { return index(w.source != sourceZone) }
+
+// count counts a query of so many octets that has its answer.
+func (w *worker) count(query, answer int) {
+	proto, part := index(w.stream), w.part()
+	w.requests[proto][index(w.six)][part][typeIndex(w.query.Type)].Add(1)
+	w.queries[proto][part].observe(query)
+	w.answers[proto][part].observe(answer)
+	if w.query.DO {
+		w.secure[part].Add(1)
+	}
+}
+
+// took counts how long the last answer took since its query came.
+func (w *worker) took(received time.Time) { w.times[w.part()].Observe(time.Since(received)) }
+
+func index(second bool) int {
+	if second {
+		return 1
+	}
+	return 0
 }
 
 // typeIndex returns a type's place in types.
@@ -100,9 +123,6 @@ func (w *worker) response(rcode uint16, source int) {
 		return // counted as a part of the whole
 	}
 	w.counters.response(rcode, source)
-	if w.coredns != nil {
-		w.countCoreDNS(source)
-	}
 }
 
 func (c *counters) response(rcode uint16, source int) {
@@ -123,20 +143,25 @@ type metrics struct {
 
 	limits   limitCounts
 	resolver resolverCounts
-
-	coredns      bool // count what only CoreDNS' metrics need
-	corednsTimes [2]forward.Times
 }
 
 func (m *metrics) newCounters() *counters {
-	c := &counters{coredns: &corednsCounters{}, corednsTimes: &m.corednsTimes}
-	if !m.coredns {
-		c.coredns = nil
-	}
+	c := &counters{}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.all = append(m.all, c)
 	return c
+}
+
+// durations adds up how long answers about a part of the names took.
+func (m *metrics) durations(part int) (buckets map[float64]uint64, count uint64, sum float64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []*forward.Times
+	for _, c := range m.all {
+		all = append(all, &c.times[part])
+	}
+	return forward.ReadAll(all)
 }
 
 // sum adds up one counter of all loops.
@@ -155,7 +180,11 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	descRequests    = desc("requests_total", "Queries received.", "proto", "type")
+	descRequests    = desc("requests_total", "Queries answered; family 1 is IPv4, 2 IPv6.", "zone", "proto", "family", "type")
+	descTaken       = desc("request_duration_seconds", "Time that queries took to be answered.", "zone")
+	descQuerySizes  = desc("request_size_bytes", "Sizes of queries.", "zone", "proto")
+	descAnswerSizes = desc("response_size_bytes", "Sizes of answers.", "zone", "proto")
+	descDO          = desc("do_requests_total", "Queries that ask for DNSSEC records.", "zone")
 	descResponses   = desc("responses_total", "Answers given, by code and where they came from.", "rcode", "source")
 	descHits        = desc("cache_hits_total", "Queries for other names that the cache answered, by the zone that is forwarded.", "zone", "type")
 	descMisses      = desc("cache_misses_total", "Queries for other names that the cache could not answer.", "zone")
@@ -182,7 +211,7 @@ var (
 // Describe implements prometheus.Collector.
 func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descRequests, descResponses, descHits, descMisses, descEntries, descBytes, descEvictions,
+		descRequests, descTaken, descQuerySizes, descAnswerSizes, descDO, descResponses, descHits, descMisses, descEntries, descBytes, descEvictions,
 		descPrefetches, descLimit, descDurations, descStreams, descBusy,
 		descForward, descFailures, descHealthy, descUnanswered, descCoalesced, descShed,
 		descConnections, descRefused, descRevision, descNames, descReady,
@@ -204,11 +233,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	m := s.metrics
-	for p, proto := range []string{"udp", "tcp"} {
-		for t := range types {
-			counter(descRequests, m.sum(func(c *counters) *atomic.Uint64 { return &c.requests[p][t] }), proto, types[t].name)
-		}
-	}
+	s.collectQueries(ch, &queryDescs{descRequests, descTaken, descQuerySizes, descAnswerSizes, descDO})
 	for i, source := range sources {
 		for r, rcode := range rcodes {
 			if v := m.sum(func(c *counters) *atomic.Uint64 { return &c.responses[i][r] }); v > 0 {

@@ -2,8 +2,9 @@ package dns
 
 import (
 	"net"
+	"runtime"
+	"runtime/debug"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -51,28 +52,6 @@ func describeCoreDNS(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// corednsCounters are what is counted for CoreDNS' metrics alone.
-type corednsCounters struct {
-	requests [2][2][2][len(types)]atomic.Uint64 // UDP, TCP; IPv4, IPv6; cluster, others
-	queries  [2][2]sizes                        // UDP, TCP; cluster, others
-	answers  [2][2]sizes                        // likewise
-	secure   [2]atomic.Uint64                   // with DO; cluster, others
-}
-
-// countCoreDNS counts a query that is answered now.
-func (w *worker) countCoreDNS(source int) {
-	proto, family, zone := index(w.stream), index(w.six), index(source != sourceZone)
-	w.coredns.requests[proto][family][zone][typeIndex(w.query.Type)].Add(1)
-	w.corednsTimes[zone].Observe(time.Since(w.since))
-}
-
-func index(second bool) int {
-	if second {
-		return 1
-	}
-	return 0
-}
-
 // corednsPlugins are who answered, by where the answer came from.
 var corednsPlugins = [sourceCount]string{"kubernetes", "cache", "forward", "", "hosts", "cache"}
 
@@ -85,21 +64,7 @@ func (s *Server) collectCoreDNS(ch chan<- prometheus.Metric) {
 	server := "dns://" + s.Addrs()[0].String()
 	cluster := s.planner.Apex()
 	sum := func(of func(*counters) *atomic.Uint64) float64 { return m.sum(of) }
-	for p, proto := range []string{"udp", "tcp"} {
-		for f, family := range []string{"1", "2"} {
-			for z, zone := range []string{cluster, "."} {
-				for t := range types {
-					if v := sum(func(c *counters) *atomic.Uint64 { return &c.coredns.requests[p][f][z][t] }); v > 0 {
-						counter(corednsRequests, v, server, zone, "", proto, family, types[t].name)
-					}
-				}
-			}
-		}
-	}
-	for z, zone := range []string{cluster, "."} {
-		buckets, count, total := m.corednsTimes[z].Read()
-		ch <- prometheus.MustNewConstHistogram(corednsTaken, count, total, buckets, server, zone, "")
-	}
+	s.collectQueries(ch, &queryDescs{corednsRequests, corednsTaken, corednsQuerySizes, corednsAnswerSizes, corednsDO}, server)
 	for i, plugin := range corednsPlugins {
 		zone := "."
 		if i == sourceZone {
@@ -144,8 +109,47 @@ func (s *Server) collectCoreDNS(ch chan<- prometheus.Metric) {
 	}
 	counter(corednsBroken, float64(s.forward.Broken()))
 	counter(corednsRejected, float64(s.forward.Busy()+m.resolver.shed.Load()))
-	s.collectSizes(ch, server, cluster)
 	s.collectSetup(ch, server, cluster)
+}
+
+// collectSetup writes what the server is made of.
+func (s *Server) collectSetup(ch chan<- prometheus.Metric, server, cluster string) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	ch <- prometheus.MustNewConstMetric(corednsPanics, prometheus.CounterValue, 0)
+	gauge(corednsBuild, 1, s.Tap.Version, revision(), runtime.Version())
+	for _, p := range []struct {
+		name string
+		has  bool
+		zone string
+	}{
+		{"kubernetes", true, cluster}, {"autopath", s.Autopath, cluster},
+		{"forward", len(s.forward.Zones) > 0, "."}, {"cache", len(s.forward.Zones) > 0, "."}, {"loop", len(s.forward.Zones) > 0, "."},
+		{"hosts", s.hasHosts(), "."}, {"rewrite", len(s.rewrites) > 0, "."}, {"tls", s.certificate != nil, "."},
+		{"dnstap", s.tap != nil, "."}, {"log", s.sampler != nil, "."}, {"prometheus", true, "."}, {"prometheus", true, cluster},
+	} {
+		if p.has {
+			gauge(corednsPlugin, 1, server, p.zone, "", p.name)
+		}
+	}
+	if s.hasHosts() {
+		gauge(corednsHosts, float64(s.hosts.Load().Records()), s.Hosts.File)
+	}
+}
+
+func (s *Server) hasHosts() bool { return len(s.Hosts.Entries) > 0 || s.Hosts.File != "" }
+
+// revision returns the commit that the program was built from, if it knows.
+func revision() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				return setting.Value
+			}
+		}
+	}
+	return ""
 }
 
 // isIPv6 reports whether the address of a socket is one of IPv6.

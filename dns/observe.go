@@ -54,21 +54,13 @@ func (s *sampler) run(ctx context.Context) {
 // observed reports whether anybody wants to know of queries.
 func (s *Server) observed() bool { return s.tap != nil || s.sampler != nil }
 
-// now returns the time if anybody wants to know it.
-func (s *Server) now() time.Time {
-	if s.observed() || s.limiter != nil {
-		return time.Now()
-	}
-	return time.Time{}
-}
-
 var protocolNames = [...]string{dnstap.UDP: "udp", dnstap.TCP: "tcp", dnstap.DoT: "tls"}
 
 // observe counts and tells who wants to know of a query that came then and has its
 // answer now; reply is empty if it gets none.
 func (s *Server) observe(w *worker, msg, reply []byte, received time.Time) {
-	if w.coredns != nil && len(reply) > 0 {
-		w.countSizes(len(msg), len(reply))
+	if len(reply) > 0 {
+		w.count(len(msg), len(reply))
 	}
 	if !s.observed() {
 		return

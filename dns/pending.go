@@ -17,7 +17,6 @@ const maxRounds = 40
 type pending struct {
 	msg            []byte // a copy
 	stream, six    bool
-	since          time.Time
 	client, server netip.AddrPort
 	protocol       dnstap.Protocol
 	received       time.Time
@@ -30,7 +29,7 @@ type pending struct {
 // pend keeps the query of w, which has its own copy of the message.
 func (w *worker) pend(msg []byte, received time.Time, send func([]byte)) *pending {
 	return &pending{
-		msg: append([]byte(nil), msg...), stream: w.stream, six: w.six, since: w.since,
+		msg: append([]byte(nil), msg...), stream: w.stream, six: w.six,
 		client: w.client, server: w.server, protocol: w.protocol, received: received, send: send,
 	}
 }
@@ -47,7 +46,7 @@ func (s *Server) await(work context.Context, w *worker, m miss, p *pending) {
 			defer s.rooms.Put(long)
 			room = *long
 		}
-		late.since, late.six, late.step = p.since, p.six, m.step
+		late.six, late.step = p.six, m.step
 		late.client, late.server, late.protocol = p.client, p.server, p.protocol
 		reply, next := s.answer(late, p.msg, room, p.stream, it)
 		if p.rounds++; next.name != nil && p.rounds < maxRounds { // the search path goes on
@@ -55,6 +54,7 @@ func (s *Server) await(work context.Context, w *worker, m miss, p *pending) {
 			return
 		}
 		s.observe(late, p.msg, reply, p.received)
+		late.took(p.received)
 		p.send(reply)
 	})
 }

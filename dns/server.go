@@ -68,7 +68,7 @@ func New(o Options) (*Server, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	s := &Server{Options: o, cache: cache.New(o.Cache), metrics: &metrics{coredns: o.CoreDNSMetrics}, changed: make(chan struct{})}
+	s := &Server{Options: o, cache: cache.New(o.Cache), metrics: &metrics{}, changed: make(chan struct{})}
 	for _, addr := range slices.Concat(o.Listen, o.Internal) {
 		sock, err := listen(addr, o.Sockets)
 		if err != nil {

@@ -181,7 +181,7 @@ func (s *Server) answerStream(work context.Context, c *stream, msg []byte) error
 	w.six, w.client, w.server, w.protocol = isIPv6(c.conn.LocalAddr()), c.client, c.server, c.protocol
 	room := s.rooms.Get().(*[]byte)
 	defer s.rooms.Put(room)
-	now := s.now()
+	now := time.Now()
 	if len(s.Transfer) > 0 && w.query.Parse(msg, true) == wire.Refused && s.mayTransfer(w) {
 		return s.sendTransfer(work, c, w, msg, *room, now)
 	}
@@ -191,6 +191,7 @@ func (s *Server) answerStream(work context.Context, c *stream, msg []byte) error
 			return nil
 		}
 		s.observe(w, msg, reply, now)
+		w.took(now)
 		return c.write(reply)
 	}
 	c.slots <- struct{}{}

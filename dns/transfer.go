@@ -68,15 +68,12 @@ func (s *Server) answerIncremental(w *worker, msg, out []byte, flags uint16) []b
 func (s *Server) sendTransfer(work context.Context, c *stream, w *worker, msg, out []byte, received time.Time) error {
 	z, q := s.zone.Load(), &w.query
 	w.stream, w.as = true, nil
-	w.request(q.Type, true)
-	if w.coredns != nil {
-		w.since = time.Now()
-	}
 	rcode, current := transferOf(z, q, msg)
 	w.response(rcode, sourceZone)
 	if rcode != wire.RcodeSuccess {
 		reply := q.Refuse(out, 0, rcode)
 		s.observe(w, msg, reply, received)
+		w.took(received)
 		return c.write(reply)
 	}
 	q.Limit = transferMessage
@@ -86,6 +83,7 @@ func (s *Server) sendTransfer(work context.Context, c *stream, w *worker, msg, o
 		reply := r.Finish(wire.FlagAA, wire.RcodeSuccess)
 		if !told { // of a transfer one message is enough to tell of
 			s.observe(w, msg, reply, received)
+			w.took(received)
 			told = true
 		}
 		if err := work.Err(); err != nil {

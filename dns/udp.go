@@ -59,7 +59,8 @@ func (s *Server) drainUDP(work context.Context, w *worker, b *batch, conn *net.U
 }
 
 func (s *Server) answerBatch(work context.Context, w *worker, b *batch, n int) error {
-	now := s.now()
+	now := time.Now()
+	var answered [2]uint64 // by part
 	for i := range n {
 		msg := b.message(i)
 		if len(msg) < wire.HeaderLen && s.isProber(&b.peers[i]) {
@@ -82,6 +83,7 @@ func (s *Server) answerBatch(work context.Context, w *worker, b *batch, n int) e
 		switch {
 		case len(reply) > 0:
 			s.observe(w, msg, reply, now)
+			answered[w.part()]++
 			b.reply(i, reply)
 		case m.name != nil:
 			to, conn := b.origin(i), b.conn
@@ -93,5 +95,11 @@ func (s *Server) answerBatch(work context.Context, w *worker, b *batch, n int) e
 			}))
 		}
 	}
-	return b.send()
+	err := b.send()
+	// One look at the clock for all of a batch, which go out together.
+	took := time.Since(now)
+	for part, n := range answered {
+		w.times[part].ObserveN(took, n)
+	}
+	return err
 }

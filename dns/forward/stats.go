@@ -17,13 +17,19 @@ type Times struct {
 }
 
 // Observe counts one.
-func (t *Times) Observe(d time.Duration) {
+func (t *Times) Observe(d time.Duration) { t.ObserveN(d, 1) }
+
+// ObserveN counts n that took as long.
+func (t *Times) ObserveN(d time.Duration, n uint64) {
+	if n == 0 {
+		return
+	}
 	i, s := 0, d.Seconds()
 	for i < len(Bounds) && s > Bounds[i] {
 		i++
 	}
-	t.buckets[i].Add(1)
-	t.sum.Add(int64(d))
+	t.buckets[i].Add(n)
+	t.sum.Add(int64(d) * int64(n))
 }
 
 // Read returns how many took at most as long as each of the bounds, how many there
@@ -39,6 +45,19 @@ func (t *Times) Read() (buckets map[float64]uint64, count uint64, sum float64) {
 	return buckets, count, time.Duration(t.sum.Load()).Seconds()
 }
 
+// ReadAll is [Times.Read] for several together.
+func ReadAll(all []*Times) (buckets map[float64]uint64, count uint64, sum float64) {
+	buckets = make(map[float64]uint64, len(Bounds))
+	for _, t := range all {
+		b, n, s := t.Read()
+		for bound, v := range b {
+			buckets[bound] += v
+		}
+		count, sum = count+n, sum+s
+	}
+	return buckets, count, sum
+}
+
 // Codes is how many response codes [CodeTimes] tells apart: those of RFC 1035 §4.1.1,
 // and at last all others.
 const Codes = 7
@@ -51,15 +70,11 @@ func (t *CodeTimes) Observe(rcode uint16, d time.Duration) { t[min(rcode, Codes-
 
 // Read is [Times.Read] for all codes.
 func (t *CodeTimes) Read() (buckets map[float64]uint64, count uint64, sum float64) {
-	buckets = make(map[float64]uint64, len(Bounds))
+	all := make([]*Times, 0, len(t))
 	for i := range t {
-		b, n, s := t[i].Read()
-		for bound, v := range b {
-			buckets[bound] += v
-		}
-		count, sum = count+n, sum+s
+		all = append(all, &t[i])
 	}
-	return buckets, count, sum
+	return ReadAll(all)
 }
 
 // UpstreamStats are counts of one server's life.
