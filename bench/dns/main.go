@@ -11,14 +11,18 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sluicenet/sluice/bench/internal/machine"
 	"github.com/sluicenet/sluice/internal/lab"
@@ -53,6 +57,27 @@ type report struct {
 	Memory  []memory `json:"memory,omitempty"`
 }
 
+// pin keeps this process, which is the upstream, off the core of the servers. Threads
+// that are there already are moved one by one; later ones inherit it.
+func pin(core int) error {
+	var only unix.CPUSet
+	only.Set(core)
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, t := range threads {
+		id, err := strconv.Atoi(t.Name())
+		if err != nil {
+			return err
+		}
+		if err := unix.SchedSetaffinity(id, &only); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("pin to core %d: %w", core, err)
+		}
+	}
+	return nil
+}
+
 func run(ctx context.Context) error {
 	var o options
 	flag.StringVar(&o.sluice, "sluice", "bin/sluice", "the binary to measure")
@@ -66,6 +91,9 @@ func run(ctx context.Context) error {
 	out := flag.String("json", "", "file for the figures")
 	flag.Parse()
 	var err error
+	if err := pin(otherCore); err != nil {
+		return err
+	}
 	if o.sluice, err = filepath.Abs(o.sluice); err != nil {
 		return err
 	}
@@ -84,6 +112,9 @@ func run(ctx context.Context) error {
 			}
 			r.Results = append(r.Results, results...)
 		}
+	}
+	if *repeat > 1 {
+		summarize(os.Stdout, r.Results)
 	}
 	if *cluster > 0 {
 		m, err := measureMemory(ctx, o, *cluster)

@@ -66,7 +66,7 @@ type world struct {
 }
 
 // The cores of the server, and of everything else.
-const serverCore, otherCore = "0", "1"
+const serverCore, otherCore = 0, 1
 
 func newWorld(ctx context.Context, o options, s subject) (w *world, err error) {
 	w = &world{log: os.Stderr}
@@ -102,7 +102,7 @@ func newWorld(ctx context.Context, o options, s subject) (w *world, err error) {
 	if err != nil {
 		return nil, err
 	}
-	w.cmd = w.node.Command(ctx, "taskset", append([]string{"-c", serverCore}, args...)...)
+	w.cmd = w.node.Command(ctx, "taskset", append([]string{"-c", strconv.Itoa(serverCore)}, args...)...)
 	w.cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
 	w.cmd.Stdout, w.cmd.Stderr = w.log, w.log
 	if err := w.cmd.Start(); err != nil {
@@ -238,11 +238,20 @@ func (p *perf) quantile(q float64) float64 {
 	return p.took[min(len(p.took)-1, int(q*float64(len(p.took))))]
 }
 
+// perf runs dnsperf. What it says goes to a file, since who reads it meanwhile would
+// take its time.
 func (w *world) perf(ctx context.Context, args ...string) (*perf, error) {
-	cmd := w.node.Command(ctx, "taskset", append([]string{"-c", otherCore, "dnsperf", "-s", "127.0.0.1", "-p", "5300", "-t", "2"}, args...)...)
-	b, err := cmd.Output()
+	out, err := os.Create(filepath.Join(w.dir, "dnsperf"))
 	if err != nil {
-		return nil, fmt.Errorf("dnsperf: %w\n%s", err, b)
+		return nil, err
+	}
+	defer func() { _ = out.Close() }()
+	cmd := w.node.Command(ctx, "taskset", append([]string{"-c", strconv.Itoa(otherCore), "dnsperf", "-s", "127.0.0.1", "-p", "5300", "-t", "2"}, args...)...)
+	cmd.Stdout = out
+	failed := cmd.Run()
+	b, err := os.ReadFile(out.Name())
+	if failed != nil || err != nil {
+		return nil, fmt.Errorf("dnsperf: %w\n%s", errors.Join(failed, err), b)
 	}
 	return parsePerf(b)
 }

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// summarize prints the medians of what was measured several times, and what share
+// ours are of the others'.
+func summarize(w io.Writer, results []result) {
+	type key struct{ server, queries string }
+	all := map[key][]result{}
+	var keys []key
+	for _, r := range results {
+		k := key{r.Server, r.Queries}
+		if r.Coalesced > 0 {
+			continue
+		}
+		if all[k] == nil {
+			keys = append(keys, k)
+		}
+		all[k] = append(all[k], r)
+	}
+	middle := func(k key, of func(*result) float64) float64 { return median(all[k], of) }
+	slices.SortStableFunc(keys, func(a, b key) int { return cmp.Compare(a.queries, b.queries) })
+	fmt.Fprintf(w, "medians, and ours as a share of them\n%-9s %-9s %10s %6s %10s %6s %10s %6s\n", "queries", "server", "CPU µs", "", "paced µs", "", "p99 µs", "")
+	for _, k := range keys {
+		fmt.Fprintf(w, "%-9s %-9s", k.queries, k.server)
+		for _, of := range []func(*result) float64{
+			func(r *result) float64 { return r.CPU }, func(r *result) float64 { return r.PacedCPU }, func(r *result) float64 { return r.P99 },
+		} {
+			theirs, ours := middle(k, of), middle(key{"sluice", k.queries}, of)
+			if theirs == 0 {
+				break
+			}
+			fmt.Fprintf(w, " %10.1f %6.2f", theirs, ours/theirs)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// median returns the middle one of a figure of some results; none: 0.
+func median(results []result, of func(*result) float64) float64 {
+	if len(results) == 0 {
+		return 0
+	}
+	var values []float64
+	for i := range results {
+		values = append(values, of(&results[i]))
+	}
+	slices.Sort(values)
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
+}
