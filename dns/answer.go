@@ -22,8 +22,9 @@ type worker struct {
 	query wire.Query
 	key   [cache.MaxKey]byte
 
-	// How the query came.
+	// How the query came, and the time for its answer.
 	stream, six bool
+	now         time.Time
 	client      netip.AddrPort // invalid: unknown
 	server      netip.AddrPort // that it was sent to
 	protocol    dnstap.Protocol
@@ -124,7 +125,7 @@ func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cach
 		w.response(wire.RcodeRefused, sourceNone)
 		return q.Refuse(out, flags, wire.RcodeRefused), miss{}
 	}
-	now := time.Now()
+	now := w.now
 	source := sourceForward
 	if resolved = about(resolved, q.Name); resolved == nil {
 		source = sourceCache
@@ -205,7 +206,7 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 			if to < 0 {
 				break
 			}
-			now := time.Now()
+			now := w.now
 			if resolved = about(resolved, target); resolved == nil {
 				var m miss
 				if resolved, m = s.cached(w, target, to, now); resolved == nil {

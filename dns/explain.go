@@ -58,6 +58,7 @@ func (s *Server) Explain(ctx context.Context, client netip.Addr, name, typ strin
 	w := &worker{counters: &counters{}} // not counted: it is no client
 	w.client = netip.AddrPortFrom(client, 0)
 	room := make([]byte, 0, wire.MaxMessage)
+	w.now = time.Now()
 	reply, m := s.answer(w, msg, room, true, nil)
 	var it *cache.Item
 	for range maxRounds {
@@ -71,7 +72,7 @@ func (s *Server) Explain(ctx context.Context, client netip.Addr, name, typ strin
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		w.step = m.step
+		w.step, w.now = m.step, time.Now()
 		reply, m = s.answer(w, msg, room, true, it)
 	}
 	var parsed dns.Msg

@@ -56,7 +56,7 @@ func (w *worker) derive(name []byte) *worker {
 		w.inner = &worker{nested: true}
 	}
 	d := w.inner
-	d.counters, d.client, d.stream, d.six = w.counters, w.client, w.stream, w.six
+	d.counters, d.client, d.stream, d.six, d.now = w.counters, w.client, w.stream, w.six, w.now
 	d.rewritten, d.as = false, nil
 	d.query = w.query
 	q := append(d.room[:0], name...)

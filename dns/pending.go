@@ -46,7 +46,7 @@ func (s *Server) await(work context.Context, w *worker, m miss, p *pending) {
 			defer s.rooms.Put(long)
 			room = *long
 		}
-		late.six, late.step = p.six, m.step
+		late.six, late.now, late.step = p.six, time.Now(), m.step
 		late.client, late.server, late.protocol = p.client, p.server, p.protocol
 		reply, next := s.answer(late, p.msg, room, p.stream, it)
 		if p.rounds++; next.name != nil && p.rounds < maxRounds { // the search path goes on

@@ -182,6 +182,7 @@ func (s *Server) answerStream(work context.Context, c *stream, msg []byte) error
 	room := s.rooms.Get().(*[]byte)
 	defer s.rooms.Put(room)
 	now := time.Now()
+	w.now = now
 	if len(s.Transfer) > 0 && w.query.Parse(msg, true) == wire.Refused && s.mayTransfer(w) {
 		return s.sendTransfer(work, c, w, msg, *room, now)
 	}

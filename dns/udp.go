@@ -60,6 +60,7 @@ func (s *Server) drainUDP(work context.Context, w *worker, b *batch, conn *net.U
 
 func (s *Server) answerBatch(work context.Context, w *worker, b *batch, n int) error {
 	now := time.Now()
+	w.now = now
 	var answered [2]uint64 // by part
 	for i := range n {
 		msg := b.message(i)
