@@ -30,6 +30,7 @@ type worker struct {
 	protocol    dnstap.Protocol
 
 	source int    // where the answer came from
+	scope  uint8  // of the answer, see [wire.Reply.Scope]
 	as     []byte // the name that was answered for in place of the query's; nil: none
 	step   int    // where to go on with what was missing, see [miss]
 
@@ -59,7 +60,10 @@ func (s *Server) answer(w *worker, msg, out []byte, stream bool, resolved *cache
 	if verdict == wire.Drop {
 		return nil, miss{}
 	}
-	w.stream, w.as = stream, nil
+	w.stream, w.as, w.scope = stream, nil, 0
+	if !s.KeepSubnet {
+		q.Subnet = nil
+	}
 	if resolved == nil {
 		w.step = 0
 	}
@@ -136,6 +140,7 @@ func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cach
 	}
 	// Old C libraries drop what is not authoritative; CoreDNS' cache sets the
 	// flag for them too.
+	w.scope = resolved.Scope
 	reply := resolved.Write(out, q, now, wire.FlagAA)
 	if resolved.Stale(now) {
 		source = sourceStale
@@ -148,9 +153,6 @@ func (s *Server) answerOther(w *worker, out []byte, flags uint16, resolved *cach
 // cached returns what the cache has for a name and the query's type, or what is
 // missing. to is the number of the zone whose servers know the name.
 func (s *Server) cached(w *worker, name []byte, to int, now time.Time) (*cache.Item, miss) {
-	if !s.KeepSubnet {
-		w.query.Subnet = nil
-	}
 	counts := w.zone(to)
 	it := s.cache.Get(cache.AppendKey(w.key[:0], name, &w.query), now)
 	if it == nil {
@@ -216,6 +218,8 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 			if resolved.Stale(now) {
 				w.zone(to).hits[hitStale].Add(1)
 			}
+			w.scope = resolved.Scope
+			r.Scope(w.scope)
 			rcode := appendResolved(&r, resolved, now)
 			w.response(rcode, sourceZone)
 			return r.Finish(flags, rcode), miss{}

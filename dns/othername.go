@@ -57,7 +57,7 @@ func (w *worker) derive(name []byte) *worker {
 	}
 	d := w.inner
 	d.counters, d.client, d.stream, d.six, d.now = w.counters, w.client, w.stream, w.six, w.now
-	d.rewritten, d.as = false, nil
+	d.rewritten, d.as, d.scope = false, nil, 0
 	d.query = w.query
 	q := append(d.room[:0], name...)
 	q = binary.BigEndian.AppendUint16(q, w.query.Type)
@@ -70,8 +70,7 @@ func (w *worker) derive(name []byte) *worker {
 // answerInner answers d, for a part of w, in the room of buf.
 func (s *Server) answerInner(w, d *worker, buf []byte, flags uint16, resolved *cache.Item) ([]byte, miss) {
 	reply, m := s.answerQuestion(d, buf, flags, resolved)
-	w.query.Subnet = d.query.Subnet // what is missing is asked for with w's query
-	w.source = d.source
+	w.source, w.scope = d.source, d.scope
 	if w.as = d.query.Name; d.as != nil {
 		w.as = d.as
 	}
@@ -115,6 +114,7 @@ func (s *Server) followRewritten(w *worker, r *wire.Reply, to []byte, owner int,
 	}
 	s.metrics.limits.rewritten.Add(1)
 	w.response(rcode, sourceZone)
+	r.Scope(w.scope)
 	return r.Finish(flags, rcode), miss{}
 }
 
@@ -171,6 +171,7 @@ func (s *Server) complete(w *worker, z *zone.Zone, a *zone.Answer, out []byte, f
 func (w *worker) finish(r *wire.Reply, inner []byte) []byte {
 	rcode := uint16(inner[3] & 0xf)
 	w.response(rcode, w.source)
+	r.Scope(w.scope)
 	const kept = wire.FlagAA | wire.FlagRA | wire.FlagTC
 	return r.Finish(binary.BigEndian.Uint16(inner[2:])&kept, rcode)
 }

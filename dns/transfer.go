@@ -67,7 +67,7 @@ func (s *Server) answerIncremental(w *worker, msg, out []byte, flags uint16) []b
 // come after it on the connection, and no others.
 func (s *Server) sendTransfer(work context.Context, c *stream, w *worker, msg, out []byte, received time.Time) error {
 	z, q := s.zone.Load(), &w.query
-	w.stream, w.as = true, nil
+	w.stream, w.as, q.Subnet = true, nil, nil
 	rcode, current := transferOf(z, q, msg)
 	w.response(rcode, sourceZone)
 	if rcode != wire.RcodeSuccess {

@@ -15,6 +15,7 @@ import (
 	sluicedns "github.com/sluicenet/sluice/dns"
 	"github.com/sluicenet/sluice/dns/forward"
 	"github.com/sluicenet/sluice/dns/internal/dnstest"
+	"github.com/sluicenet/sluice/model"
 )
 
 // TestOptionsStayHere proves that upstreams learn nothing of a client but its
@@ -59,6 +60,58 @@ func TestOptionsStayHere(t *testing.T) {
 			t.Errorf("keep %v: upstream saw %q, want %q", keep, got, want)
 		}
 		mu.Unlock()
+	}
+}
+
+// TestSubnetScope proves that a client that tells its subnet is told for which clients
+// the answer holds (RFC 7871 §7.2.2), however the answer came about, if subnets are
+// kept.
+func TestSubnetScope(t *testing.T) {
+	upstream := dnstest.NewUpstream(t, func(q *dns.Msg, _ bool) *dns.Msg {
+		r := dnstest.Reply(q, dns.RcodeSuccess, q.Question[0].Name+" 60 IN A 192.0.2.1")
+		for _, o := range q.IsEdns0().Option {
+			if e, ok := o.(*dns.EDNS0_SUBNET); ok {
+				told := *e
+				told.SourceScope = 20
+				if r.IsEdns0() == nil {
+					r.SetEdns0(1232, false)
+				}
+				r.IsEdns0().Option = append(r.IsEdns0().Option, &told)
+			}
+		}
+		return r
+	})
+	store := dnstest.Cluster()
+	store.Update(func(tx *model.Txn) {
+		model.Services.Put(tx, dnstest.External("testns", "outside", "alias.example.com"))
+	})
+	for _, keep := range []bool{false, true} {
+		s := start(t, func(o *sluicedns.Options) {
+			o.Store, o.KeepSubnet = store, keep
+			o.Forward.Zones = forward.Root(forward.Plain(upstream.Addr)...)
+			o.Rewrites = []sluicedns.Rewrite{{From: "old.example.com", To: "new.example.com"}}
+		})
+		for name, scope := range map[string]string{
+			"www.example.com.": "203.0.113.0/24/20", "old.example.com.": "203.0.113.0/24/20",
+			"outside.testns.svc.cluster.local.": "203.0.113.0/24/20", "svc1.testns.svc.cluster.local.": "203.0.113.0/24/0",
+		} {
+			if !keep {
+				scope = ""
+			}
+			for _, network := range []string{"udp", "tcp"} { // from the upstream, then kept
+				r := ask(t, s.Addrs()[0], network, name, "A", func(m *dns.Msg) {
+					m.IsEdns0().Option = append(m.IsEdns0().Option,
+						&dns.EDNS0_SUBNET{Code: dns.EDNS0SUBNET, Family: 1, SourceNetmask: 24, Address: netip.MustParseAddr("203.0.113.0").AsSlice()})
+				})
+				got := ""
+				for _, o := range r.IsEdns0().Option {
+					got += o.String()
+				}
+				if got != scope {
+					t.Errorf("keep %v, %s over %s: %q, want %q", keep, name, network, got, scope)
+				}
+			}
+		}
 	}
 }
 

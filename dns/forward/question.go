@@ -19,9 +19,6 @@ type Question struct {
 	Subnet []byte
 }
 
-// optClientSubnet is the code of the option (RFC 7871 §6).
-const optClientSubnet = 8
-
 // errCase indicates an answer that repeats the question with other letters than
 // were sent: from a forger, or from a server that does not keep them.
 var errCase = errors.New("answer does not repeat the case of the question")
@@ -35,11 +32,7 @@ func (q *Question) append(dst []byte, id uint16, edns bool) []byte {
 	}
 	dst = wire.AppendQuery(dst, id, flags, q.Name, q.Type, edns, q.DO)
 	if edns && q.Subnet != nil {
-		dst = dst[:len(dst)-2] // the length of no options
-		dst = binary.BigEndian.AppendUint16(dst, uint16(4+len(q.Subnet)))
-		dst = binary.BigEndian.AppendUint16(dst, optClientSubnet)
-		dst = binary.BigEndian.AppendUint16(dst, uint16(len(q.Subnet)))
-		dst = append(dst, q.Subnet...)
+		dst = wire.AppendSubnet(dst, q.Subnet)
 	}
 	return dst
 }

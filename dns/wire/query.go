@@ -123,6 +123,7 @@ func (q *Query) Slip(msg, buf []byte) []byte {
 	if q.Parse(msg, false) != Answer {
 		return nil
 	}
+	q.Subnet = nil // there is no answer that would be some clients' own
 	return q.Refuse(buf, FlagTC, RcodeSuccess)
 }
 
@@ -174,47 +175,6 @@ func (q *Query) parseOPT(msg []byte, off int) bool {
 		off = rr.End
 	}
 	return true
-}
-
-// MaxSubnet is the longest data of a Client Subnet option, in octets.
-const MaxSubnet = 4 + 16
-
-// clientSubnet returns the data of the Client Subnet option among options, if it
-// is well-formed: a family, the length of a prefix, no scope, and as many octets of
-// the address as the prefix needs, with no bits set beyond it (RFC 7871 §6).
-func clientSubnet(options []byte) []byte {
-	for len(options) >= 4 {
-		code, n := binary.BigEndian.Uint16(options), int(binary.BigEndian.Uint16(options[2:]))
-		if 4+n > len(options) {
-			return nil
-		}
-		data := options[4 : 4+n]
-		options = options[4+n:]
-		if code != 8 || n < 4 {
-			continue
-		}
-		bits := int(data[2])
-		most := addressBits(binary.BigEndian.Uint16(data))
-		if bits > most || data[3] != 0 || n != 4+(bits+7)/8 {
-			return nil
-		}
-		if bits%8 != 0 && data[n-1]<<(bits%8) != 0 {
-			return nil
-		}
-		return data
-	}
-	return nil
-}
-
-// addressBits returns the bits of an address of a family, -1 for an unknown one.
-func addressBits(family uint16) int {
-	switch family {
-	case 1:
-		return 32
-	case 2:
-		return 128
-	}
-	return -1
 }
 
 // RR is where the parts of a record are in its message.

@@ -17,14 +17,16 @@ type Reply struct {
 	qd, an, ns, ar uint16
 	flags          uint16
 	edns, do       bool
+	subnet         []byte // of the query
+	scope          uint8
 }
 
 // Start begins the answer to q in the room of buf, which must hold at least a
 // header, a question and an OPT record.
 func (q *Query) Start(buf []byte) Reply {
-	r := Reply{buf: buf[:HeaderLen], limit: min(q.Limit, cap(buf)), edns: q.EDNS, do: q.DO}
+	r := Reply{buf: buf[:HeaderLen], limit: min(q.Limit, cap(buf)), edns: q.EDNS, do: q.DO, subnet: q.Subnet}
 	if q.EDNS {
-		r.limit -= optLen
+		r.limit -= optLen + subnetOptionLen(q.Subnet)
 	}
 	binary.BigEndian.PutUint16(r.buf, q.ID)
 	// RFC 1035 §4.1.1 and RFC 4035 §3.2.2: these come back as they were sent.
@@ -132,11 +134,16 @@ func AppendPacked(dst []byte, typ uint16, ttl uint32, data []byte) []byte {
 	return append(dst, data...)
 }
 
+// Scope says for which clients the answer holds, where the query has a Client Subnet
+// option: the length of the prefix that they have in common (RFC 7871 §6), by default
+// 0, for all.
+func (r *Reply) Scope(prefix uint8) { r.scope = prefix }
+
 // Finish writes the header and the OPT record, and returns the message. flags
 // are added to those that come from the query.
 func (r *Reply) Finish(flags, rcode uint16) []byte {
 	if r.edns {
-		r.buf = appendOPT(r.buf, rcode, r.do)
+		r.buf = appendSubnet(appendOPT(r.buf, rcode, r.do), r.subnet, r.scope)
 		r.ar++
 	}
 	binary.BigEndian.PutUint16(r.buf[2:], r.flags|flags|rcode&rcodeMask)

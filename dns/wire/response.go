@@ -18,6 +18,9 @@ type Response struct {
 	Rcode     uint16   // with the OPT record's upper bits
 	Truncated bool
 	Answers   int
+	// Scope is the length of the prefix for whose clients the answer holds, where it
+	// was asked for with a Client Subnet option (RFC 7871 §7.3.1); 0: for all.
+	Scope uint8
 	// Keep says whether the answer may be cached, for Lifetime seconds: until
 	// the first of its answers expires, or for a negative one by its SOA (RFC
 	// 2308 §5). Without SOA a negative one is not kept.
@@ -70,6 +73,7 @@ func (r *Response) parseRecords(msg, name []byte, typ uint16) bool {
 		}
 		if i >= authority && rr.Type == TypeOPT {
 			r.Rcode |= uint16(rr.TTL>>24) << 4
+			r.Scope = clientScope(msg[rr.Data:rr.End])
 			// What may follow are signatures of the whole message, which is
 			// not the whole any more; and pointers into what moved would break.
 			break
@@ -110,7 +114,7 @@ func (r *Response) parseRecords(msg, name []byte, typ uint16) bool {
 func (r *Response) Write(buf []byte, q *Query, flags uint16, ttl func(uint32) uint32) []byte {
 	limit := min(q.Limit, cap(buf))
 	if q.EDNS {
-		limit -= optLen
+		limit -= optLen + subnetOptionLen(q.Subnet)
 	}
 	buf = append(buf[:0], r.Msg[:min(len(r.Msg), limit)]...)
 	counts := [3]uint16{}
@@ -141,7 +145,7 @@ func (r *Response) Write(buf []byte, q *Query, flags uint16, ttl func(uint32) ui
 		binary.BigEndian.PutUint16(buf[6+2*i:], n)
 	}
 	if q.EDNS {
-		buf = appendOPT(buf, r.Rcode, q.DO)
+		buf = appendSubnet(appendOPT(buf, r.Rcode, q.DO), q.Subnet, r.Scope)
 		binary.BigEndian.PutUint16(buf[10:], counts[2]+1)
 	}
 	kept := binary.BigEndian.Uint16(r.Msg[2:]) & (FlagAA | FlagTC | FlagAD)
