@@ -16,14 +16,14 @@ import (
 // alive, but not so little that small heaps are collected all the time, nor so
 // little that a busy one is collected more often than somebody looks; and at most
 // as much as is alive, which is Go's default. Of a small heap, which is soon
-// collected, it is half: what a start leaves lies between what stays, and the
+// collected, it is less than half: what a start leaves lies between what stays, and the
 // more of it there is at a time the more of the room between stays empty.
 const (
 	leastGarbage = 8 << 20
 	part         = 8
 	small        = 48 << 20
 	most         = 100
-	mostOfSmall  = 50
+	mostOfSmall  = 40
 )
 
 // percent returns the GOGC of a heap of which so many bytes are alive, and to
