@@ -114,7 +114,7 @@ func run(ctx context.Context) error {
 		}
 	}
 	if *repeat > 1 {
-		summarize(os.Stdout, r.Results)
+		fmt.Print(summary(r.Results))
 	}
 	if *cluster > 0 {
 		m, err := measureMemory(ctx, o, *cluster)

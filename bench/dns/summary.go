@@ -3,13 +3,14 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"io"
 	"slices"
+	"strings"
 )
 
-// summarize prints the medians of what was measured several times, and what share
-// ours are of the others'.
-func summarize(w io.Writer, results []result) {
+// summary is the medians of what was measured several times, and what share ours are
+// of the others', for people.
+func summary(results []result) string {
+	var b strings.Builder
 	type key struct{ server, queries string }
 	all := map[key][]result{}
 	var keys []key
@@ -25,9 +26,9 @@ func summarize(w io.Writer, results []result) {
 	}
 	middle := func(k key, of func(*result) float64) float64 { return median(all[k], of) }
 	slices.SortStableFunc(keys, func(a, b key) int { return cmp.Compare(a.queries, b.queries) })
-	fmt.Fprintf(w, "medians, and ours as a share of them\n%-9s %-9s %10s %6s %10s %6s %10s %6s\n", "queries", "server", "CPU µs", "", "paced µs", "", "p99 µs", "")
+	fmt.Fprintf(&b, "medians, and ours as a share of them\n%-9s %-9s %10s %6s %10s %6s %10s %6s\n", "queries", "server", "CPU µs", "", "paced µs", "", "p99 µs", "")
 	for _, k := range keys {
-		fmt.Fprintf(w, "%-9s %-9s", k.queries, k.server)
+		fmt.Fprintf(&b, "%-9s %-9s", k.queries, k.server)
 		for _, of := range []func(*result) float64{
 			func(r *result) float64 { return r.CPU }, func(r *result) float64 { return r.PacedCPU }, func(r *result) float64 { return r.P99 },
 		} {
@@ -35,10 +36,11 @@ func summarize(w io.Writer, results []result) {
 			if theirs == 0 {
 				break
 			}
-			fmt.Fprintf(w, " %10.1f %6.2f", theirs, ours/theirs)
+			fmt.Fprintf(&b, " %10.1f %6.2f", theirs, ours/theirs)
 		}
-		fmt.Fprintln(w)
+		b.WriteByte('\n')
 	}
+	return b.String()
 }
 
 // median returns the middle one of a figure of some results; none: 0.
