@@ -23,6 +23,8 @@ func (u *upstream) Ask(ctx context.Context, q forward.Question) (*wire.Response,
 	return u.ask.Ask(ctx, q)
 }
 
+func (u *upstream) Zone([]byte) int { return 0 }
+
 func (u *upstream) Dead([]byte) bool { return u.dead.Load() }
 
 // TestPrefetch proves that a name that is used is asked for again before its

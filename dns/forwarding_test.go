@@ -239,8 +239,10 @@ func TestStaleIsCounted(t *testing.T) {
 		}
 		return dnstest.Reply(q, dns.RcodeSuccess, "old.example.com. 1 IN A 192.0.2.7")
 	})
-	s := start(t, func(o *sluicedns.Options) { askOnce(o, upstream) })
-	ask(t, s.Addrs()[0], "udp", "old.example.com.", "A")
+	s := start(t, func(o *sluicedns.Options) { askOnce(o, upstream); o.CoreDNSMetrics = true })
+	for range 2 { // of the upstream, and of the cache
+		ask(t, s.Addrs()[0], "udp", "old.example.com.", "A")
+	}
 	down.Store(true)
 	time.Sleep(1100 * time.Millisecond) // the least TTL that is kept
 	for range 2 {
@@ -248,7 +250,11 @@ func TestStaleIsCounted(t *testing.T) {
 			t.Errorf("answer %v", r)
 		}
 	}
-	waitFor(t, "two stale answers", func() bool { return metric(t, s, "sluice_dns_cache_hits_total") == 2 })
+	waitFor(t, "a fresh and two stale answers", func() bool { return metric(t, s, "sluice_dns_cache_hits_total") == 3 })
+	// CoreDNS counts all that its cache answers together.
+	if problems, err := testutil.CollectAndLint(s, "coredns_dns_responses_total"); err != nil || len(problems) > 0 {
+		t.Errorf("%v, %v", problems, err)
+	}
 }
 
 // TestMistakeIsOnTheObject proves that a bad ExternalName is said on its Service,

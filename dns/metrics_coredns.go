@@ -4,6 +4,7 @@ import (
 	"net"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,12 +67,21 @@ func (s *Server) collectCoreDNS(ch chan<- prometheus.Metric) {
 	sum := func(of func(*counters) *atomic.Uint64) float64 { return m.sum(of) }
 	s.collectQueries(ch, &queryDescs{corednsRequests, corednsTaken, corednsQuerySizes, corednsAnswerSizes, corednsDO}, server)
 	for i, plugin := range corednsPlugins {
+		if slices.Index(corednsPlugins[:], plugin) < i {
+			continue // counted with the first of its name
+		}
 		zone := "."
 		if i == sourceZone {
 			zone = cluster
 		}
 		for r, rcode := range rcodes {
-			if v := sum(func(c *counters) *atomic.Uint64 { return &c.responses[i][r] }); v > 0 {
+			v := 0.0
+			for j := range corednsPlugins {
+				if corednsPlugins[j] == plugin {
+					v += sum(func(c *counters) *atomic.Uint64 { return &c.responses[j][r] })
+				}
+			}
+			if v > 0 {
 				counter(corednsResponses, v, server, zone, "", rcode, plugin)
 			}
 		}

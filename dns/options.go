@@ -95,7 +95,7 @@ type Options struct {
 	MaxConnections int           // over TCP, by default 1,024
 	MaxPerClient   int           // of these of one client, by default 128
 	IdleTimeout    time.Duration // of TCP connections, by default 10 s (RFC 7766 §6.2.3)
-	MaxUpstream    int           // queries to other servers at a time, by default 512
+	MaxUpstream    int           // queries to the servers of one zone at a time, by default 512
 	Drain          time.Duration // for what is under way at the end, by default 5 s
 }
 
@@ -173,6 +173,8 @@ func (o *Options) forwardOptions(listen []netip.AddrPort) forward.Options {
 			f.Zones = append(slices.Clone(f.Zones), forward.Zone{Name: "."})
 		}
 	}
+	// Each may be asked of two servers. One zone's must not be all that there is room for.
+	setDefault(&f.MaxQueries, 2*o.MaxUpstream*max(1, len(f.Zones)))
 	return f
 }
 

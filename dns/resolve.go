@@ -18,26 +18,34 @@ const (
 	// staleRest is how long an expired answer is good enough after that.
 	staleRest = 30 * time.Second
 
+	// Of each zone.
 	maxQueued  = 4096  // flights that wait for their turn
 	maxWaiters = 16384 // queries that wait for a flight
 )
 
 // resolver asks other servers for what the cache lacks: once for equal questions
-// at the same time, and not too many at once. When there are more, the newest go
-// first, because their clients are still waiting.
+// at the same time, and not too many at once of a zone, so that one whose servers
+// are dead holds up no other. When there are more, the newest go first, because their
+// clients are still waiting.
 type resolver struct {
 	cache   *cache.Cache
 	servers asker
-	limit   int
+	limit   int // of flights at a time, of each zone
 	counts  *resolverCounts
 	lives   []life // the longest name first
 
 	mu      sync.Mutex // guards all below
 	flights map[string]*flight
+	lanes   map[int]*lane // by the number of the zone
+	running int           // in all lanes
+	idle    chan struct{} // closed when nothing is under way; nil if nobody waits
+}
+
+// lane is what is under way to the servers of one zone.
+type lane struct {
 	queue   []*flight // oldest first
 	running int
 	waiters int
-	idle    chan struct{} // closed when nothing is under way; nil if nobody waits
 }
 
 // asker asks other servers; it is a [forward.Forwarder].
@@ -45,11 +53,14 @@ type asker interface {
 	Ask(context.Context, forward.Question) (*wire.Response, netip.AddrPort, error)
 	// Dead reports whether no server that knows the name answered lately.
 	Dead(name []byte) bool
+	// Zone returns the number of the zone whose servers know the name.
+	Zone(name []byte) int
 }
 
 // flight is one question to other servers, and who waits for its answer.
 type flight struct {
 	key      string
+	lane     *lane
 	question forward.Question
 	stale    *cache.Item
 	waiters  []waiter
@@ -59,7 +70,7 @@ type flight struct {
 type waiter func(*cache.Item)
 
 func newResolver(c *cache.Cache, servers asker, limit int, counts *resolverCounts) *resolver {
-	return &resolver{cache: c, servers: servers, limit: limit, counts: counts, flights: map[string]*flight{}}
+	return &resolver{cache: c, servers: servers, limit: limit, counts: counts, flights: map[string]*flight{}, lanes: map[int]*lane{}}
 }
 
 // resolve finds out what m says is missing for the query and calls done, from
@@ -69,42 +80,67 @@ func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done wait
 	var buf [cache.MaxKey]byte
 	key := cache.AppendKey(buf[:0], m.name, q)
 	r.mu.Lock()
-	if r.waiters >= maxWaiters {
+	l := r.lane(m.name)
+	if l.waiters >= maxWaiters {
 		// Whoever has been waiting for his turn for longest makes room.
-		if len(r.queue) == 0 {
+		if len(l.queue) == 0 {
 			r.mu.Unlock()
 			r.counts.shed.Add(1)
 			done(&cache.Item{Response: wire.Failure(m.name, q.Type, wire.RcodeServFail)})
 			return
 		}
-		oldest := r.queue[0]
-		r.queue = r.queue[1:]
+		oldest := l.queue[0]
+		l.queue = l.queue[1:]
 		defer r.shed(oldest)
 	}
-	r.waiters++
+	l.waiters++
 	if f := r.flights[string(key)]; f != nil {
 		f.waiters = append(f.waiters, done)
+		late := f.stale == nil && m.stale != nil // it began before the answer expired
+		if late {
+			f.stale = m.stale
+		}
 		r.mu.Unlock()
 		r.counts.coalesced.Add(1)
+		if late {
+			r.limitWait(f)
+		}
 		return
 	}
 	f := newFlight(key, m.name, q)
-	f.stale, f.waiters = m.stale, []waiter{done}
+	f.lane, f.stale, f.waiters = l, m.stale, []waiter{done}
 	r.flights[f.key] = f
 	var shed *flight
-	if r.running < r.limit {
-		r.running++
-		go r.run(ctx, f)
+	if l.running < r.limit {
+		r.start(ctx, f)
 	} else {
-		r.queue = append(r.queue, f)
-		if len(r.queue) > maxQueued {
-			shed, r.queue = r.queue[0], r.queue[1:]
+		l.queue = append(l.queue, f)
+		if len(l.queue) > maxQueued {
+			shed, l.queue = l.queue[0], l.queue[1:]
 		}
 	}
 	r.mu.Unlock()
 	if shed != nil {
 		r.shed(shed)
 	}
+}
+
+// lane returns that of a name. The mutex is held.
+func (r *resolver) lane(name []byte) *lane {
+	zone := r.servers.Zone(name)
+	l := r.lanes[zone]
+	if l == nil {
+		l = &lane{}
+		r.lanes[zone] = l
+	}
+	return l
+}
+
+// start lets a flight begin. The mutex is held.
+func (r *resolver) start(ctx context.Context, f *flight) {
+	f.lane.running++
+	r.running++
+	go r.run(ctx, f)
 }
 
 // shed gives up a flight that was taken out of the queue.
@@ -132,43 +168,69 @@ func (r *resolver) refresh(q *wire.Query, name []byte) {
 	key := cache.AppendKey(buf[:0], name, q)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.flights[string(key)] != nil || r.running >= r.limit {
+	l := r.lane(name)
+	if r.flights[string(key)] != nil || l.running >= r.limit {
 		return
 	}
 	f := newFlight(key, name, q)
+	f.lane = l
 	r.flights[f.key] = f
-	r.running++
-	go r.run(context.Background(), f) // the servers' own time limits it
+	r.start(context.Background(), f) // the servers' own time limits it
 }
 
 // run flies f, and then what has been waiting for its turn.
 func (r *resolver) run(ctx context.Context, f *flight) {
 	for f != nil {
+		l := f.lane
 		r.fly(ctx, f)
 		r.mu.Lock()
 		f = nil
-		if last := len(r.queue) - 1; last >= 0 {
-			f, r.queue[last] = r.queue[last], nil
-			r.queue = r.queue[:last]
-		} else if r.running--; r.running == 0 && r.idle != nil {
-			close(r.idle)
-			r.idle = nil
+		if last := len(l.queue) - 1; last >= 0 {
+			f, l.queue[last] = l.queue[last], nil
+			l.queue = l.queue[:last]
+		} else {
+			l.running--
+			if r.running--; r.running == 0 && r.idle != nil {
+				close(r.idle)
+				r.idle = nil
+			}
 		}
 		r.mu.Unlock()
 	}
 }
 
+// limitWait gives those that wait for a flight the answer that has expired, if there
+// is one: at once where no server is alive, else when they have waited long enough.
+// The function that it returns ends that.
+func (r *resolver) limitWait(f *flight) (end func() bool) {
+	if r.servers.Dead(f.question.Name) {
+		r.giveStale(f)
+		return func() bool { return false }
+	}
+	return time.AfterFunc(staleWait, func() { r.giveStale(f) }).Stop
+}
+
+// giveStale answers all that wait for f, if it is still under way, with what has
+// expired.
+func (r *resolver) giveStale(f *flight) {
+	r.mu.Lock()
+	stale := f.stale
+	if r.flights[f.key] != f {
+		stale = nil
+	}
+	r.mu.Unlock()
+	if stale != nil {
+		stale.RefreshFailed(time.Now().Add(staleRest))
+		r.deliver(f, stale)
+	}
+}
+
 func (r *resolver) fly(ctx context.Context, f *flight) {
-	if f.stale != nil {
-		giveStale := func() {
-			f.stale.RefreshFailed(time.Now().Add(staleRest))
-			r.deliver(f, f.stale)
-		}
-		if r.servers.Dead(f.question.Name) {
-			giveStale()
-		} else {
-			defer time.AfterFunc(staleWait, giveStale).Stop()
-		}
+	r.mu.Lock()
+	stale := f.stale
+	r.mu.Unlock()
+	if stale != nil {
+		defer r.limitWait(f)()
 	}
 	resp, from, err := r.servers.Ask(ctx, f.question)
 	now := time.Now()
@@ -181,9 +243,12 @@ func (r *resolver) fly(ctx context.Context, f *flight) {
 		r.finish(f, r.cache.Put([]byte(f.key), resp, from, now))
 		return
 	}
-	if f.stale != nil {
-		f.stale.RefreshFailed(now.Add(staleRest))
-		r.finish(f, f.stale)
+	r.mu.Lock()
+	stale = f.stale
+	r.mu.Unlock()
+	if stale != nil {
+		stale.RefreshFailed(now.Add(staleRest))
+		r.finish(f, stale)
 		return
 	}
 	rcode := uint16(wire.RcodeServFail)
@@ -199,7 +264,7 @@ func (r *resolver) deliver(f *flight, it *cache.Item) {
 	r.mu.Lock()
 	waiters := f.waiters
 	f.waiters = nil
-	r.waiters -= len(waiters)
+	f.lane.waiters -= len(waiters)
 	r.mu.Unlock()
 	for _, done := range waiters {
 		done(it)

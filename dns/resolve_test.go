@@ -25,6 +25,9 @@ func (f askFunc) Ask(ctx context.Context, q forward.Question) (*wire.Response, n
 // Dead says that there is always a server worth waiting for.
 func (f askFunc) Dead([]byte) bool { return false }
 
+// Zone says that there is one for each last label.
+func (f askFunc) Zone(name []byte) int { return int(name[len(name)-2]) }
+
 // lookup does what a query does: the cache, then the servers.
 func lookup(s *Server, name string) *cache.Item {
 	w := &worker{counters: &counters{}}
@@ -149,5 +152,61 @@ func TestNewestFirst(t *testing.T) {
 		if want := fmt.Sprintf("n%d.example.com.", maxQueued+1); len(order) < 2 || order[1] != want {
 			t.Errorf("order %v, want %s second", order, want)
 		}
+	})
+}
+
+// TestStaleAfterPrefetch proves that who joins a question that was asked before the
+// answer expired gets what has expired in time, too, and when the question fails.
+func TestStaleAfterPrefetch(t *testing.T) {
+	for name, c := range map[string]struct{ fails, wait time.Duration }{
+		"slow":  {10 * time.Second, staleWait},
+		"fails": {4 * time.Second, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked := 0
+				s := newResolving(10, func(context.Context, forward.Question) (*wire.Response, error) {
+					if asked++; asked == 1 {
+						return response(t, "web.example.com", 60), nil
+					}
+					time.Sleep(c.fails)
+					return nil, errDown
+				})
+				lookup(s, "web.example.com")
+				time.Sleep(58 * time.Second)
+				w := &worker{counters: &counters{}}
+				w.query.Parse(query("web.example.com", wire.TypeA, true, false), false)
+				s.resolver.refresh(&w.query, w.query.Name)
+				time.Sleep(3 * time.Second)
+				start := time.Now()
+				it := lookup(s, "web.example.com")
+				if waited := time.Since(start); ttl(t, it) != cache.StaleTTL || waited != c.wait || asked != 2 {
+					t.Errorf("TTL %d after %v and %d questions", ttl(t, it), waited, asked)
+				}
+				s.resolver.drain(t.Context())
+			})
+		})
+	}
+}
+
+// TestZonesApart proves that a zone whose servers are silent holds up no other one.
+func TestZonesApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newResolving(2, func(_ context.Context, q forward.Question) (*wire.Response, error) {
+			if wire.NameString(q.Name) != "web.example.com." {
+				time.Sleep(time.Second)
+				return nil, errDown
+			}
+			return response(t, "web.example.com", 60), nil
+		})
+		for i := range maxWaiters + 1000 {
+			go lookup(s, fmt.Sprintf("n%d.example.dead", i))
+		}
+		synctest.Wait()
+		start := time.Now()
+		if it := lookup(s, "web.example.com"); it.Rcode != wire.RcodeSuccess || time.Since(start) != 0 {
+			t.Errorf("code %d after %v", it.Rcode, time.Since(start))
+		}
+		s.resolver.drain(t.Context())
 	})
 }

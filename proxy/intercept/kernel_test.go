@@ -391,6 +391,8 @@ func TestRepair(t *testing.T) {
 		{"flush", "chain", "ip6", tableName, chainCapture},
 		{"flush", "map", "ip", tableName, setClients},
 		{"insert", "rule", "ip", tableName, chainCapture, "drop"},
+		{"add", "table", "ip", tableName, "{ flags dormant; }"},
+		{"chain", "ip", tableName, chainPrerouting, "{ policy drop; }"},
 	} {
 		w.nft(damage...)
 		w.check(byNode, w.targets()...)

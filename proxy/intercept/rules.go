@@ -320,6 +320,9 @@ func flushChain(m *nfnl.Messages, f proxy.Family, name string) {
 	m.Finish()
 }
 
+// nfAccept is the verdict NF_ACCEPT: what becomes of packets that no rule decides on.
+const nfAccept = 1
+
 // addChain appends the message that makes a chain, or finds it there.
 func addChain(m *nfnl.Messages, f proxy.Family, name string) {
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, nfFamily(f))
@@ -331,6 +334,7 @@ func addChain(m *nfnl.Messages, f proxy.Family, name string) {
 		m.Uint32(unix.NFTA_HOOK_PRIORITY, uint32(h.priority))
 		m.End(n)
 		m.String(unix.NFTA_CHAIN_TYPE, h.kind)
+		m.Uint32(unix.NFTA_CHAIN_POLICY, nfAccept)
 	}
 	m.Finish()
 }

@@ -47,6 +47,9 @@ var both = []proxy.Family{proxy.IPv4, proxy.IPv6}
 // transaction. fresh says that connections of a process that had the seat before
 // are to be forgotten.
 func (t *table) install(ctx context.Context, plan Plan, fresh bool) error {
+	if err := t.wake(ctx); err != nil {
+		return err
+	}
 	m := &nfnl.Messages{}
 	m.BeginBatch()
 	for i := range plan.Families {
@@ -247,6 +250,11 @@ func (t *table) lookOnce(ctx context.Context, plan Plan) (uint64, error) {
 		if err := t.hashRules(ctx, f, h); err != nil {
 			return 0, err
 		}
+		flags, _, err := t.flags(ctx, f)
+		if err != nil {
+			return 0, err
+		}
+		_, _ = fmt.Fprintf(h, "flags %d\n", flags)
 	}
 	for i := range plan.Families {
 		f := plan.Families[i].Family
@@ -281,7 +289,7 @@ func (t *table) hashRules(ctx context.Context, f proxy.Family, w io.Writer) erro
 				case k == unix.NFTA_RULE_TABLE: // and of a chain
 					ours = string(v) == tableName+"\x00"
 				case !ours:
-				case kind == unix.NFT_MSG_GETCHAIN && (k == unix.NFTA_CHAIN_NAME || k == unix.NFTA_CHAIN_HOOK || k == unix.NFTA_CHAIN_TYPE),
+				case kind == unix.NFT_MSG_GETCHAIN && (k == unix.NFTA_CHAIN_NAME || k == unix.NFTA_CHAIN_HOOK || k == unix.NFTA_CHAIN_TYPE || k == unix.NFTA_CHAIN_POLICY),
 					kind == unix.NFT_MSG_GETRULE && (k == unix.NFTA_RULE_CHAIN || k == unix.NFTA_RULE_EXPRESSIONS):
 					_, _ = w.Write(v)
 				}
@@ -330,15 +338,52 @@ func (t *table) elements(ctx context.Context, f proxy.Family, name string, each 
 }
 
 func (t *table) exists(ctx context.Context, f proxy.Family) (bool, error) {
+	_, there, err := t.flags(ctx, f)
+	return there, err
+}
+
+// flags returns those of a family's table, and whether there is one.
+func (t *table) flags(ctx context.Context, f proxy.Family) (flags uint32, there bool, err error) {
 	m := &nfnl.Messages{}
 	m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_GETTABLE, 0, nfFamily(f))
 	m.String(unix.NFTA_TABLE_NAME, tableName)
 	m.Finish()
-	err := t.sock.Ask(ctx, m, func(nfnl.Message) {})
+	err = t.sock.Ask(ctx, m, func(msg nfnl.Message) {
+		for kind, v := range nfnl.Attributes(msg.Body[4:]) {
+			if kind == unix.NFTA_TABLE_FLAGS && len(v) == 4 {
+				flags = binary.BigEndian.Uint32(v)
+			}
+		}
+	})
 	if missing(err) {
-		return false, nil
+		return 0, false, nil
 	}
-	return err == nil, err
+	return flags, err == nil, err
+}
+
+// wake puts tables in force again that somebody has made dormant, which detaches all
+// their chains. It is a transaction of its own: the kernel takes no new base chain in
+// one that wakes a table.
+func (t *table) wake(ctx context.Context) error {
+	m, asleep := &nfnl.Messages{}, false
+	m.BeginBatch()
+	for _, f := range both {
+		flags, _, err := t.flags(ctx, f)
+		if err != nil {
+			return err
+		}
+		if flags&unix.NFT_TABLE_F_DORMANT != 0 {
+			asleep = true
+			m.Begin(unix.NFNL_SUBSYS_NFTABLES, unix.NFT_MSG_NEWTABLE, 0, nfFamily(f))
+			m.String(unix.NFTA_TABLE_NAME, tableName)
+			m.Uint32(unix.NFTA_TABLE_FLAGS, flags&^unix.NFT_TABLE_F_DORMANT)
+			m.Finish()
+		}
+	}
+	if !asleep {
+		return nil
+	}
+	return t.commit(ctx, m)
 }
 
 func (t *table) currentGeneration(ctx context.Context) (uint32, error) {
