@@ -88,3 +88,33 @@ func TestAliasOfRewritten(t *testing.T) {
 		}
 	}
 }
+
+// TestDelegated proves that a zone that is forwarded wins over the cluster's that it
+// is a part of, also as the end of an alias, and that it is no other name's.
+func TestDelegated(t *testing.T) {
+	upstream := dnstest.NewUpstream(t, func(q *dns.Msg, _ bool) *dns.Msg {
+		return dnstest.Reply(q, dns.RcodeSuccess, q.Question[0].Name+" 60 IN A 192.0.2.9")
+	})
+	store := dnstest.Cluster()
+	store.Update(func(tx *model.Txn) {
+		model.Services.Put(tx, dnstest.External("testns", "far", "a.other.cluster.local"))
+	})
+	s := start(t, func(o *sluicedns.Options) {
+		o.Store = store
+		o.Forward.Zones = []forward.Zone{{Name: "Other.cluster.local", Servers: forward.Plain(upstream.Addr)}}
+	})
+	for name, want := range map[string]string{
+		"a.other.cluster.local.": "192.0.2.9", "far.testns.svc.cluster.local.": "192.0.2.9",
+		"svc1.testns.svc.cluster.local.": "10.0.0.1", "another.cluster.local.": "",
+	} {
+		got := ""
+		for _, rr := range ask(t, s.Addrs()[0], "udp", name, "A").Answer {
+			if a, ok := rr.(*dns.A); ok {
+				got += a.A.String()
+			}
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}

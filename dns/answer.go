@@ -100,7 +100,7 @@ func (s *Server) answerQuestion(w *worker, out []byte, flags uint16, resolved *c
 		return r.Finish(flags|wire.FlagAA, wire.RcodeSuccess), miss{}
 	}
 	z := s.zone.Load()
-	a := z.Lookup(q.Name, q.Type)
+	a := s.lookup(z, q.Name, q.Type)
 	if a.Status == zone.Elsewhere || a.Status == zone.NXDomain && a.Reverse && s.forward.Handles(q.Name) {
 		return s.answerOther(w, out, flags, resolved)
 	}
@@ -197,7 +197,7 @@ func (s *Server) answerCluster(w *worker, z *zone.Zone, a zone.Answer, out []byt
 		if to := s.rewrites[string(target)]; to != nil && !w.rewritten {
 			return s.followRewritten(w, &r, to, owner, flags, resolved)
 		}
-		a = z.Lookup(target, q.Type)
+		a = s.lookup(z, target, q.Type)
 		if a.Status == zone.Elsewhere {
 			if h := s.hosts.Load().Lookup(target, q.Type); h.Found {
 				appendRotated(&r, h.Records, h.Count, q.Type, owner)

@@ -116,7 +116,7 @@ func parseType(text string) (number uint16, ok bool) {
 func (s *Server) cachedBehind(w *worker, name []byte) *cache.Item {
 	z := s.zone.Load()
 	for range maxChain {
-		a := z.Lookup(name, w.query.Type)
+		a := s.lookup(z, name, w.query.Type)
 		if a.Status != zone.Alias {
 			break
 		}
@@ -133,7 +133,7 @@ func (s *Server) explain(e *Explanation, source int, name []byte, typ uint16, it
 	}
 	switch source {
 	case sourceZone:
-		status := z.Lookup(name, typ).Status
+		status := s.lookup(z, name, typ).Status
 		e.Reason = zoneReason(status)
 		if status != zone.Alias {
 			return

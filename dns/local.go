@@ -2,7 +2,9 @@ package dns
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -28,25 +30,36 @@ func (s *Server) readHosts() error {
 	if _, errs := hosts.New(s.Hosts.Entries, o); len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	lines := s.Hosts.Entries
+	var file []string
 	if s.Hosts.File != "" {
 		b, err := os.ReadFile(s.Hosts.File)
 		if err != nil {
 			s.hostsProblem(err)
+			s.hostsSum = [32]byte{}
 			if s.hosts.Load() != nil {
 				return nil // the last that was read stays
 			}
+		} else if sum := sha256.Sum256(b); sum == s.hostsSum {
+			return nil
 		} else {
-			file := strings.Split(string(b), "\n")
-			_, errs := hosts.New(file, o)
-			s.hostsProblem(errors.Join(errs...))
-			lines = slices.Concat(lines, file)
+			s.hostsSum = sum
+			file = strings.Split(string(b), "\n")
 		}
 	}
-	t, _ := hosts.New(lines, o)
+	// Those of the file come first, so that their numbers are those of lines.
+	t, errs := hosts.New(slices.Concat(file, s.Hosts.Entries), o)
+	if file != nil {
+		if more := len(errs) - fewErrors; more > 0 {
+			errs = append(errs[:fewErrors], fmt.Errorf("and %d more", more))
+		}
+		s.hostsProblem(errors.Join(errs...))
+	}
 	s.hosts.Store(t)
 	return nil
 }
+
+// fewErrors is how many lines of a file are named that cannot be read.
+const fewErrors = 10
 
 func (s *Server) hostsProblem(err error) {
 	message := ""

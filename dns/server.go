@@ -40,6 +40,8 @@ type Server struct {
 	conns    conns
 	lives    []life
 	rewrites map[string][]byte // by names in wire form and lower case
+	// delegated are the numbers of forwarded zones that are parts of the cluster's.
+	delegated map[int]bool
 	hosts    atomic.Pointer[hosts.Table]
 	walker   atomic.Pointer[autopath.Walker]
 
@@ -53,7 +55,8 @@ type Server struct {
 	resolv        *forward.ResolvConf
 	resolvProblem atomic.Pointer[string] // with the file, for everybody
 	resolvError   string
-	hostsError    string // touched by New and then by another one
+	hostsError    string   // touched by New and then by another one
+	hostsSum      [32]byte // of the file that was read last; likewise
 
 	workers sync.Pool // of *worker, for what no loop does
 	rooms   sync.Pool // of *[]byte, for answers over TCP
@@ -98,6 +101,10 @@ func New(o Options) (*Server, error) {
 		err = s.prepare()
 	}
 	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	if err := s.delegate(); err != nil {
 		s.Close()
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/url"
 
+	miekg "github.com/miekg/dns"
 	"github.com/spf13/cobra"
 
 	"github.com/sluicenet/sluice/dns"
@@ -42,19 +43,31 @@ server that runs.`,
 	return cmd
 }
 
+// questionOf returns the question of arguments: a name, or an address whose name is
+// asked for, and a type.
+func questionOf(args []string) url.Values {
+	q := url.Values{"name": {args[0]}, "type": {"A"}}
+	reverse, err := miekg.ReverseAddr(args[0])
+	if err == nil {
+		q = url.Values{"name": {reverse}, "type": {"PTR"}}
+	}
+	if len(args) == 2 {
+		q.Set("type", args[1])
+	}
+	return q
+}
+
 func dnsQueryCommand() *cobra.Command {
 	var socket, from string
 	cmd := &cobra.Command{
-		Use:   "query NAME [TYPE]",
+		Use:   "query NAME|ADDRESS [TYPE]",
 		Short: "Answer a query and explain where the answer comes from",
 		Example: `  sluice dns query web.default.svc.cluster.local AAAA
+  sluice dns query 10.96.0.20
   sluice dns query --from pod/shop/cart-0 www.example.com.shop.svc.cluster.local`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q := url.Values{"name": {args[0]}, "type": {"A"}}
-			if len(args) == 2 {
-				q.Set("type", args[1])
-			}
+			q := questionOf(args)
 			client := admin.NewClient(socket)
 			if from != "" {
 				address, err := resolver{cmd, client, io.Discard}.source(from, "")

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sluicenet/sluice/dns"
@@ -50,6 +51,12 @@ func (p *process) dnsOptions() (dns.Options, error) {
 	o.Filter, err = dnsFilter(&c.Filter)
 	m.add("dns.filter.", err)
 	o.Forward = forwardOptions(&c, &m)
+	for i, text := range c.Upstreams {
+		name, _, err := forward.ParseUpstream(text)
+		if err == nil && slices.ContainsFunc(o.Zones, func(z string) bool { return sameName(z, name) }) {
+			m.add(fmt.Sprintf("dns.upstreams[%d]: ", i), fmt.Errorf("expected a zone below or outside of %s, which is answered here", name))
+		}
+	}
 	for i, text := range c.Rewrites {
 		r, err := dns.ParseRewrite(text)
 		m.add(fmt.Sprintf("dns.rewrites[%d]: ", i), err)
@@ -83,6 +90,11 @@ func (p *process) dnsOptions() (dns.Options, error) {
 		m.add("dns.dnstap.socket: ", err)
 	}
 	return o, errors.Join(m...)
+}
+
+// sameName reports whether two names are the same.
+func sameName(a, b string) bool {
+	return strings.EqualFold(strings.TrimSuffix(a, "."), strings.TrimSuffix(b, "."))
 }
 
 // dnsFilter reads which of the cluster's names clients are to see.

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/sluicenet/sluice/dns/forward"
 	"github.com/sluicenet/sluice/internal/config"
@@ -37,6 +39,26 @@ func dnsMistakes(c *config.Configuration) []finding {
 	}
 	add(true, m...)
 	return out
+}
+
+// withDNSMistakes joins an error of the configuration with what only the name server
+// finds wrong with it, but for the keys that the error names already.
+func withDNSMistakes(c *config.Configuration, err error) error {
+	if len(c.DNS.Listen) == 0 {
+		return err
+	}
+	errs := []error{err}
+	_, more := (&process{conf: c}).dnsOptions()
+	joined, _ := more.(interface{ Unwrap() []error })
+	if joined == nil {
+		return err
+	}
+	for _, e := range joined.Unwrap() {
+		if key, _, _ := strings.Cut(e.Error(), ": "); !strings.Contains(err.Error(), key) {
+			errs = append(errs, e)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // dnsAddresses tells whether the name server could have its addresses.

@@ -66,8 +66,10 @@ func hasPredecessor(ctx context.Context, part string) bool {
 
 var errMeetings = fmt.Errorf("%d others run on this machine already; stop the oldest of them", meetings)
 
-// attend lets successors find this process, until the context ends.
-func (h *handover) attend(ctx context.Context) error {
+// attend lets successors find this process, until the context ends. They find it, for
+// it has its ports, while it drains after that, too: until gone ends, which nobody
+// waits for.
+func (h *handover) attend(ctx, gone context.Context) error {
 	var l net.Listener
 	var lc net.ListenConfig
 	for n := 0; l == nil; n++ {
@@ -79,17 +81,23 @@ func (h *handover) attend(ctx context.Context) error {
 			return fmt.Errorf("hand-over: %w", err)
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	defer stop()
-	for {
-		c, err := l.Accept()
-		if ctx.Err() != nil {
-			return nil
+	context.AfterFunc(gone, func() { _ = l.Close() })
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				failed <- err
+				return
+			}
+			go h.listen(gone, c.(*net.UnixConn))
 		}
-		if err != nil {
-			return fmt.Errorf("hand-over: %w", err)
-		}
-		go h.listen(ctx, c.(*net.UnixConn))
+	}()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return fmt.Errorf("hand-over: %w", err)
 	}
 }
 

@@ -18,7 +18,7 @@ func TestHandover(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	attending := make(chan error, 1)
-	go func() { attending <- node.Do(func() error { return h.attend(ctx) }) }()
+	go func() { attending <- node.Do(func() error { return h.attend(ctx, ctx) }) }()
 	in := func(f func()) {
 		t.Helper()
 		if err := node.Do(func() error { f(); return nil }); err != nil {

@@ -65,17 +65,21 @@ func configured(cmd *cobra.Command, r role, add func(*process) error) *cobra.Com
 		if err != nil {
 			return err
 		}
+		var errs []error
 		for _, f := range preflight(cmd.Context(), c, r) {
 			if f.err != nil && !f.minor {
-				p.stop()
-				return f.err
+				errs = append(errs, f.err)
 			}
+		}
+		if len(errs) > 0 {
+			p.stop()
+			return errors.Join(errs...)
 		}
 		if part := r.succeeds(); part != "" {
 			p.handover = newHandover(part)
 			p.before = predecessors(cmd.Context(), part)
 			p.admin.TakeOver = len(p.before) > 0
-			p.Go(func() error { return p.handover.attend(p.ctx) })
+			p.Go(func() error { return p.handover.attend(p.ctx, context.Background()) })
 		}
 		if err := add(p); err != nil {
 			p.stop()
@@ -127,7 +131,7 @@ func withConfiguration(cmd *cobra.Command, r role, run func(*cobra.Command, *con
 		}
 		c.Complete()
 		if err := c.Validate(); err != nil {
-			return fmt.Errorf("configuration: %w", err)
+			return fmt.Errorf("configuration: %w", withDNSMistakes(&c, err))
 		}
 		return run(cmd, &c, append(notes, others(&c)...))
 	}

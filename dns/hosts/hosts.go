@@ -31,7 +31,12 @@ type entry struct {
 type set struct {
 	records []byte
 	count   int
+	has     map[string]bool // the data of the records, while many are put in
 }
+
+// many is from how many records on a set is not looked through for an equal one: a
+// list of names that are to be blocked gives them all one address.
+const many = 16
 
 // Options say what the records of a table are like.
 type Options struct {
@@ -93,6 +98,11 @@ func New(lines []string, o Options) (*Table, []error) {
 	if len(t.names) == 0 {
 		return nil, errs
 	}
+	for _, e := range t.names {
+		for i := range e.sets {
+			e.sets[i].has = nil
+		}
+	}
 	return t, errs
 }
 
@@ -127,14 +137,34 @@ func (t *Table) put(name []byte, i int, typ uint16, ttl uint32, data []byte) {
 		t.names[string(name)] = e
 	}
 	s := &e.sets[i]
-	for rest := s.records; len(rest) > 0; rest = rest[wire.PackedLen(rest):] {
-		if string(rest[wire.Pointer+10:wire.PackedLen(rest)]) == string(data) {
-			return
-		}
+	if s.contains(data) {
+		return
 	}
 	s.records = wire.AppendPacked(s.records, typ, ttl, data)
 	s.count++
 	t.records++
+}
+
+// contains reports whether there is a record with the data. It is asked before each
+// record that is put in.
+func (s *set) contains(data []byte) bool {
+	if s.has != nil {
+		found := s.has[string(data)]
+		s.has[string(data)] = true
+		return found
+	}
+	if s.count == many {
+		s.has = map[string]bool{string(data): true}
+	}
+	found := false
+	for rest := s.records; len(rest) > 0; rest = rest[wire.PackedLen(rest):] {
+		record := string(rest[wire.Pointer+10 : wire.PackedLen(rest)])
+		found = found || record == string(data)
+		if s.has != nil {
+			s.has[record] = true
+		}
+	}
+	return found
 }
 
 // Len returns how many names there are, those of addresses included.

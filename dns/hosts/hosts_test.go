@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -120,4 +121,17 @@ func FuzzNew(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestBlocklist proves that many names of one address are read in no time, each once.
+func TestBlocklist(t *testing.T) {
+	const names = 200_000
+	var lines []string
+	for i := range 2 * names {
+		lines = append(lines, fmt.Sprintf("0.0.0.0 ad-%d.blocked.example", i%names))
+	}
+	table, errs := New(lines, Options{})
+	if len(errs) > 0 || table.Records() != 2*names {
+		t.Errorf("%d records, %v", table.Records(), errs)
+	}
 }

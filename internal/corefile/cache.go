@@ -58,7 +58,7 @@ func (im *importer) cache(s *server, d directive) {
 				im.needed(o, "the cluster's names are answered from its objects")
 				continue
 			}
-			im.lost(o, "dns.cache.zones keeps nothing of a zone with ZONE=0s, only what there is with ZONE=/0s")
+			im.disable(o, &answer, &negative)
 		default:
 			im.lost(o, "there is nothing like it in the cache")
 		}
@@ -77,6 +77,25 @@ func (im *importer) cache(s *server, d directive) {
 	for _, z := range s.zones {
 		im.lives = append(im.lives, life{z, answer, negative})
 	}
+}
+
+// disable takes over success|denial [ZONES...]: answers that are not kept, of all names
+// of the block or of some zones.
+func (im *importer) disable(o directive, answer, negative *time.Duration) {
+	kind := first(o.args)
+	if kind != "success" && kind != "denial" {
+		im.lost(o, "expected success or denial")
+		return
+	}
+	if len(o.args) == 1 {
+		if kind == "success" {
+			*answer = 0
+		} else {
+			*negative = 0
+		}
+		return
+	}
+	im.lost(o, "dns.cache.zones keeps nothing of a zone with ZONE=0s, only what there is with ZONE=/0s")
 }
 
 // prefetch takes over AMOUNT [DURATION [PERCENTAGE]].

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -139,4 +140,26 @@ func FuzzImport(f *testing.F) {
 			t.Errorf("%v", err)
 		}
 	})
+}
+
+// TestDisable keeps nothing of what the cache is not to keep.
+func TestDisable(t *testing.T) {
+	for text, want := range map[string][]string{
+		". {\n cache 30 {\n disable denial\n }\n forward . 10.0.0.1\n}":                                             {".=30s/0s"},
+		". {\n forward . 10.0.0.1\n}\ncorp.example {\n cache 30 10 {\n disable success\n }\n forward . 10.0.0.2\n}": {"corp.example=0s/30s"},
+	} {
+		c, _, err := Import([]byte(text), "cluster.local")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, z := range c.DNS.Cache.Zones {
+			if z != ".=0s/0s" { // a block without a cache
+				got = append(got, z)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", text, c.DNS.Cache.Zones, want)
+		}
+	}
 }
