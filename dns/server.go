@@ -42,8 +42,8 @@ type Server struct {
 	rewrites map[string][]byte // by names in wire form and lower case
 	// delegated are the numbers of forwarded zones that are parts of the cluster's.
 	delegated map[int]bool
-	hosts    atomic.Pointer[hosts.Table]
-	walker   atomic.Pointer[autopath.Walker]
+	hosts     atomic.Pointer[hosts.Table]
+	walker    atomic.Pointer[autopath.Walker]
 
 	certificate *certificate       // nil: none
 	limiter     *ratelimit.Limiter // nil: no limit
