@@ -164,9 +164,9 @@ func TestStaleAfterPrefetch(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				asked := 0
+				var asked atomic.Int32
 				s := newResolving(10, func(context.Context, forward.Question) (*wire.Response, error) {
-					if asked++; asked == 1 {
+					if asked.Add(1) == 1 {
 						return response(t, "web.example.com", 60), nil
 					}
 					time.Sleep(c.fails)
@@ -180,8 +180,8 @@ func TestStaleAfterPrefetch(t *testing.T) {
 				time.Sleep(3 * time.Second)
 				start := time.Now()
 				it := lookup(s, "web.example.com")
-				if waited := time.Since(start); ttl(t, it) != cache.StaleTTL || waited != c.wait || asked != 2 {
-					t.Errorf("TTL %d after %v and %d questions", ttl(t, it), waited, asked)
+				if waited := time.Since(start); ttl(t, it) != cache.StaleTTL || waited != c.wait || asked.Load() != 2 {
+					t.Errorf("TTL %d after %v and %d questions", ttl(t, it), waited, asked.Load())
 				}
 				s.resolver.drain(t.Context())
 			})
