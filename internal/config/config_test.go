@@ -38,8 +38,8 @@ func load(t *testing.T, text string, args ...string) (Configuration, error) {
 const head = "apiVersion: sluice.io/v1alpha1\nkind: Configuration\n"
 
 func TestFileThenFlags(t *testing.T) {
-	c, err := load(t, head+"nodeName: file\nzone: file.local\ndns: {listen: [\"10.0.0.1:53\"]}\n",
-		"--node-name=flag", "--proxy-cluster-cidrs=10.244.0.0/16,fd00::/64", "--proxy-masquerade-all", "-f", "dir")
+	c, err := load(t, head+"nodeName: file\nzone: file.local\ndns: {listen: [\"10.0.0.1:53\"], upstreams: [10.0.0.9]}\n",
+		"--node-name=flag", "--proxy-cluster-cidrs=10.244.0.0/16", "--proxy-cluster-cidrs=fd00::/64", "--dns-upstreams=10.0.0.1,10.0.0.2", "--dns-upstreams=a.example=10.0.0.3", "--proxy-masquerade-all", "-f", "dir")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,6 +48,7 @@ func TestFileThenFlags(t *testing.T) {
 	want.DNS.Listen = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:53")}
 	want.Proxy.ClusterCIDRs = []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("fd00::/64")}
 	want.Proxy.MasqueradeAll = true
+	want.DNS.Upstreams = []string{"10.0.0.1", "10.0.0.2", "a.example=10.0.0.3"}
 	if diff := cmp.Diff(want, c, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 		cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {

@@ -25,6 +25,9 @@ func (c *Configuration) Flags(set *pflag.FlagSet) {
 func Replay(set *pflag.FlagSet, given map[string]string) error {
 	for name, value := range given {
 		if f := set.Lookup(name); f != nil {
+			if list, ok := f.Value.(interface{ reset() }); ok {
+				list.reset()
+			}
 			if err := f.Value.Set(value); err != nil {
 				return fmt.Errorf("--%s: %w", name, err)
 			}
@@ -62,7 +65,7 @@ func addFlags(set *pflag.FlagSet, v reflect.Value, prefix string) {
 			addFlags(set, v.Field(i), name+"-")
 			continue
 		}
-		set.VarPF(&value{v.Field(i)}, name, short, usage).NoOptDefVal = noOptDefault(v.Field(i))
+		set.VarPF(&value{v: v.Field(i)}, name, short, usage).NoOptDefVal = noOptDefault(v.Field(i))
 	}
 }
 
@@ -93,7 +96,13 @@ func dashed(name string) string {
 }
 
 // value makes a field of the configuration a flag's value.
-type value struct{ v reflect.Value }
+type value struct {
+	v     reflect.Value
+	given bool
+}
+
+// reset has what is set next replace what there is.
+func (f *value) reset() { f.given = false }
 
 // Type implements [pflag.Value].
 func (f *value) Type() string {
@@ -124,12 +133,16 @@ func (f *value) String() string {
 	return strings.Join(parts, ",")
 }
 
-// Set implements [pflag.Value]. A list is separated by commas.
+// Set implements [pflag.Value]. A list is separated by commas, and a flag that is given
+// again adds to it.
 func (f *value) Set(s string) error {
 	if f.v.Kind() != reflect.Slice {
 		return parse(f.v, s)
 	}
 	list := reflect.MakeSlice(f.v.Type(), 0, 1)
+	if f.given {
+		list = reflect.AppendSlice(list, f.v)
+	}
 	for part := range strings.SplitSeq(s, ",") {
 		if part = strings.TrimSpace(part); part == "" {
 			continue
@@ -141,6 +154,7 @@ func (f *value) Set(s string) error {
 		list = reflect.Append(list, item)
 	}
 	f.v.Set(list)
+	f.given = true
 	return nil
 }
 
