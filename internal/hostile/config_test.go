@@ -75,7 +75,7 @@ func TestConfiguration(t *testing.T) {
 		{"an unknown engine", []string{"--proxy-mode", "userspace"}, `found "userspace"`},
 		{"a bad zone", []string{"--zone", "a b"}, "zone: expected a DNS name"},
 		{"a bad trust domain", []string{"--mesh-trust-domain", "A/b"}, "mesh.trustDomain: expected a DNS name"},
-		{"a bad upstream", []string{"--dns-upstreams", "a b"}, `dns.upstreams[0]: expected an address, as 10.0.0.1 or [fd00::1]:53, found "a b"`},
+		{"a bad upstream", []string{"--dns-upstreams", "a b"}, `dns.upstreams[1]: expected an address, as 10.0.0.1 or [fd00::1]:53, found "a b"`},
 		{"a bad address", []string{"--xds-address", "hello"}, `xds.address: expected HOST:PORT, found "hello"`},
 		{"somebody else's address", []string{"--metrics", "192.0.2.1:80"}, "metrics: 192.0.2.1:80 is no address of this machine"},
 		{"a port of metrics that is taken", []string{"--metrics", "127.0.0.1:5998"}, "metrics: another process has 127.0.0.1:5998 (tcp); stop it, or choose another address with --metrics"},
