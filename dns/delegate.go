@@ -10,10 +10,7 @@ import (
 // delegate finds the zones that are forwarded although they are parts of the
 // cluster's: of two zones the longer one answers, as in CoreDNS.
 func (s *Server) delegate() error {
-	cluster := s.Zones
-	if len(cluster) == 0 {
-		cluster = []string{s.planner.Apex()}
-	}
+	s.delegated = map[int]bool{}
 	for i, z := range s.forward.Zones {
 		if isRoot(z) {
 			continue
@@ -22,18 +19,8 @@ func (s *Server) delegate() error {
 		if err != nil {
 			return fmt.Errorf("dns: zone to forward: %w", err)
 		}
-		name = wire.AppendLower(nil, name)
-		for _, text := range cluster {
-			apex, err := wire.ParseName(text)
-			if err != nil {
-				return fmt.Errorf("dns: zone of the cluster: %w", err)
-			}
-			if apex = wire.AppendLower(nil, apex); len(name) > len(apex) && wire.InZone(name, apex) {
-				if s.delegated == nil {
-					s.delegated = map[int]bool{}
-				}
-				s.delegated[i] = true
-			}
+		if s.planner.Below(wire.AppendLower(nil, name)) {
+			s.delegated[i] = true
 		}
 	}
 	return nil
@@ -42,7 +29,7 @@ func (s *Server) delegate() error {
 // lookup is what the cluster's zone knows of a name, in lower case, unless other
 // servers are to be asked for it.
 func (s *Server) lookup(z *zone.Zone, name []byte, typ uint16) zone.Answer {
-	if s.delegated != nil && s.delegated[s.forward.Zone(name)] {
+	if len(s.delegated) > 0 && s.delegated[s.forward.Zone(name)] {
 		return zone.Answer{Status: zone.Elsewhere}
 	}
 	return z.Lookup(name, typ)

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"strings"
@@ -17,12 +18,15 @@ type Rewrite struct{ From, To string }
 // ParseRewrite reads "FROM=TO".
 func ParseRewrite(text string) (Rewrite, error) {
 	from, to, _ := strings.Cut(text, "=")
-	for _, name := range []string{from, to} {
-		if n, err := wire.ParseName(name); err != nil || len(n) == 1 {
+	var names [2][]byte
+	for i, name := range []string{from, to} {
+		n, err := wire.ParseName(name)
+		if err != nil || len(n) == 1 {
 			return Rewrite{}, fmt.Errorf("expected two names, as FROM=TO, found %q", text)
 		}
+		names[i] = wire.AppendLower(nil, n)
 	}
-	if strings.EqualFold(strings.TrimSuffix(from, "."), strings.TrimSuffix(to, ".")) {
+	if bytes.Equal(names[0], names[1]) {
 		return Rewrite{}, fmt.Errorf("expected another name to answer with, found %q", text)
 	}
 	return Rewrite{from, to}, nil

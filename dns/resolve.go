@@ -80,7 +80,11 @@ func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done wait
 	var buf [cache.MaxKey]byte
 	key := cache.AppendKey(buf[:0], m.name, q)
 	r.mu.Lock()
+	f := r.flights[string(key)]
 	l := r.lane(m.name)
+	if f != nil {
+		l = f.lane // the servers may have come to know another zone since
+	}
 	if l.waiters >= maxWaiters {
 		// Whoever has been waiting for his turn for longest makes room.
 		if len(l.queue) == 0 {
@@ -94,7 +98,7 @@ func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done wait
 		defer r.shed(oldest)
 	}
 	l.waiters++
-	if f := r.flights[string(key)]; f != nil {
+	if f != nil {
 		f.waiters = append(f.waiters, done)
 		late := f.stale == nil && m.stale != nil // it began before the answer expired
 		if late {
@@ -107,7 +111,7 @@ func (r *resolver) resolve(ctx context.Context, q *wire.Query, m miss, done wait
 		}
 		return
 	}
-	f := newFlight(key, m.name, q)
+	f = newFlight(key, m.name, q)
 	f.lane, f.stale, f.waiters = l, m.stale, []waiter{done}
 	r.flights[f.key] = f
 	var shed *flight

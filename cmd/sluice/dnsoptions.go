@@ -50,13 +50,7 @@ func (p *process) dnsOptions() (dns.Options, error) {
 	m.add("dns.pods: ", err)
 	o.Filter, err = dnsFilter(&c.Filter)
 	m.add("dns.filter.", err)
-	o.Forward = forwardOptions(&c, &m)
-	for i, text := range c.Upstreams {
-		name, _, err := forward.ParseUpstream(text)
-		if err == nil && slices.ContainsFunc(o.Zones, func(z string) bool { return sameName(z, name) }) {
-			m.add(fmt.Sprintf("dns.upstreams[%d]: ", i), fmt.Errorf("expected a zone below or outside of %s, which is answered here", name))
-		}
-	}
+	o.Forward = forwardOptions(&c, o.Zones, &m)
 	for i, text := range c.Rewrites {
 		r, err := dns.ParseRewrite(text)
 		m.add(fmt.Sprintf("dns.rewrites[%d]: ", i), err)
@@ -92,11 +86,6 @@ func (p *process) dnsOptions() (dns.Options, error) {
 	return o, errors.Join(m...)
 }
 
-// sameName reports whether two names are the same.
-func sameName(a, b string) bool {
-	return strings.EqualFold(strings.TrimSuffix(a, "."), strings.TrimSuffix(b, "."))
-}
-
 // dnsFilter reads which of the cluster's names clients are to see.
 func dnsFilter(c *config.DNSFilter) (zone.Filter, error) {
 	f, err := zone.ParseFilter(c.NamespaceLabels, c.Labels)
@@ -130,15 +119,22 @@ func (m *mistakes) add(key string, err error) {
 	}
 }
 
-// forwardOptions reads whom to ask for names outside of the cluster.
-func forwardOptions(c *config.DNS, m *mistakes) forward.Options {
+// forwardOptions reads whom to ask for names outside of the cluster, whose zones are
+// given.
+func forwardOptions(c *config.DNS, zones []string, m *mistakes) forward.Options {
 	o := forward.Options{RandomCase: c.RandomCase}
 	var err error
 	o.Zones, err = forward.ParseZones(c.Upstreams, c.Policies)
 	m.add("dns.", err)
 	for i, text := range c.Upstreams {
-		if _, s, err := forward.ParseUpstream(text); err == nil {
-			m.add(fmt.Sprintf("dns.upstreams[%d]: ", i), forward.CheckSelf(s, ownAddresses(c)))
+		name, s, err := forward.ParseUpstream(text)
+		if err != nil {
+			continue
+		}
+		key := fmt.Sprintf("dns.upstreams[%d]: ", i)
+		m.add(key, forward.CheckSelf(s, ownAddresses(c)))
+		if slices.ContainsFunc(zones, func(z string) bool { return strings.EqualFold(strings.TrimSuffix(z, "."), name) }) {
+			m.add(key, fmt.Errorf("expected a zone below or outside of %s, which is answered here", name))
 		}
 	}
 	if c.UpstreamCAs != "" {

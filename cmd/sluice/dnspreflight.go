@@ -24,10 +24,9 @@ func dnsMistakes(c *config.Configuration) []finding {
 		}
 	}
 	o, err := (&process{conf: c}).dnsOptions()
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		add(false, joined.Unwrap()...)
-	}
-	var m mistakes
+	var fatal, m mistakes
+	fatal.add("", err)
+	add(false, fatal...)
 	if file := c.DNS.Hosts.File; file != "" {
 		_, err := os.ReadFile(file)
 		m.add("dns.hosts.file: ", err)
@@ -49,11 +48,9 @@ func withDNSMistakes(c *config.Configuration, err error) error {
 	}
 	errs := []error{err}
 	_, more := (&process{conf: c}).dnsOptions()
-	joined, _ := more.(interface{ Unwrap() []error })
-	if joined == nil {
-		return err
-	}
-	for _, e := range joined.Unwrap() {
+	var m mistakes
+	m.add("", more)
+	for _, e := range m {
 		if key, _, _ := strings.Cut(e.Error(), ": "); !strings.Contains(err.Error(), key) {
 			errs = append(errs, e)
 		}

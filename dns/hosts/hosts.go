@@ -137,7 +137,7 @@ func (t *Table) put(name []byte, i int, typ uint16, ttl uint32, data []byte) {
 		t.names[string(name)] = e
 	}
 	s := &e.sets[i]
-	if s.contains(data) {
+	if s.seen(data) {
 		return
 	}
 	s.records = wire.AppendPacked(s.records, typ, ttl, data)
@@ -145,9 +145,9 @@ func (t *Table) put(name []byte, i int, typ uint16, ttl uint32, data []byte) {
 	t.records++
 }
 
-// contains reports whether there is a record with the data. It is asked before each
-// record that is put in.
-func (s *set) contains(data []byte) bool {
+// seen reports whether there is a record with the data, and notes that there is one
+// from now on.
+func (s *set) seen(data []byte) bool {
 	if s.has != nil {
 		found := s.has[string(data)]
 		s.has[string(data)] = true

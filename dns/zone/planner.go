@@ -71,6 +71,11 @@ func (p *Planner) Zone() *Zone { return p.zone }
 // Apex returns the name of the first of the cluster's zones, with its last dot.
 func (p *Planner) Apex() string { return wire.NameString(p.apexes[0]) }
 
+// Below reports whether a name, in lower case, is below one of the cluster's zones.
+func (p *Planner) Below(name []byte) bool {
+	return slices.ContainsFunc(p.apexes, func(a []byte) bool { return len(name) > len(a) && wire.InZone(name, a) })
+}
+
 // Update returns the zone of u.New, and what is newly wrong or right with the
 // Services that changed. It must be given every update in order.
 func (p *Planner) Update(u model.Update) (*Zone, []Finding) {
