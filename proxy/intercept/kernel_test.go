@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -220,6 +221,56 @@ func TestConnections(t *testing.T) {
 	second.signal(syscall.SIGKILL)
 	_ = second.Wait()
 	w.check(byNode, w.targets()...)
+}
+
+// TestReusedPort proves that a client's port leads where a new connection from it
+// belongs, whatever server a connection from it had before.
+func TestReusedPort(t *testing.T) {
+	w := newWorld(t)
+	w.kubeProxy("nftables")
+	tcp := slices.DeleteFunc(w.targets(), func(x target) bool {
+		return x.network != "tcp" || x.from != w.pod.Namespace
+	})
+	again := func(want string) {
+		t.Helper()
+		w.check(want, tcp...)
+		for _, x := range tcp {
+			source := netip.AddrPortFrom(w.pod.IPv4(), 20000)
+			if x.to.Is6() {
+				source = netip.AddrPortFrom(w.pod.IPv6(), 20000)
+			}
+			c, err := x.from.DialFrom(t.Context(), "tcp", source, netip.AddrPortFrom(x.to, 53).String())
+			if err != nil {
+				t.Errorf("%v: want it answered by %q: %v", x, want, err)
+				continue
+			}
+			if got, err := askOn(&dns.Conn{Conn: c}, x.to.Is6(), 10*time.Second); got != want {
+				t.Errorf("%v: answered by %q (%v), want %q", x, got, err, want)
+			}
+			// The port is free at once after a reset.
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+		}
+	}
+	kill := func(p *process) {
+		p.signal(syscall.SIGKILL)
+		_ = p.Wait()
+	}
+	first := w.start(w.config())
+	again(byNode)
+	kill(first)
+	again(byRemote)
+	again(byRemote)
+	second := w.start(w.config())
+	again(byNode)
+	third := w.start(w.config())
+	eventually(t, "the second is superseded", func() bool { return strings.Contains(second.log.String(), "another process intercepts") })
+	second.signal(syscall.SIGSTOP)
+	again(byNode)
+	kill(second)
+	again(byNode)
+	kill(third)
+	again(byRemote)
 }
 
 // TestUpgrade proves that a successor takes over without a lost query, on the

@@ -78,8 +78,13 @@ type rules struct{ family proxy.Family }
 func (r rules) chains(p *FamilyPlan, seat int, others []int) []chain {
 	capture := []rule{
 		r.join(r.port(unix.IPPROTO_UDP, true), r.member(false, setAlive), r.translate(false, setServers(seat)), rule{&expr.Notrack{}, accept()}),
-		r.join(r.port(unix.IPPROTO_TCP, true), syn(), r.member(false, setAlive), rule{goTo(chainConnection(seat))}),
 	}
+	for _, s := range others {
+		capture = append(capture, r.forget(s))
+	}
+	capture = append(capture,
+		r.join(r.port(unix.IPPROTO_TCP, true), syn(), r.member(false, setAlive), rule{goTo(chainConnection(seat))}),
+		r.forget(seat))
 	var out []chain
 	for _, s := range append([]int{seat}, others...) {
 		capture = append(capture, r.join(r.port(unix.IPPROTO_TCP, true), r.connection(),
@@ -110,6 +115,17 @@ func (r rules) chains(p *FamilyPlan, seat int, others []int) []chain {
 		chain{chainPostrouting, []rule{append(ctBits(expr.CtKeySTATUS, statusDNAT), goTo(chainHairpin))}},
 	)
 }
+
+// forget makes a new connection forget the one that had its addresses and ports
+// before it: clients take a port again within [connectionLife], and would be led to
+// a server that may be gone.
+func (r rules) forget(seat int) rule {
+	return r.join(r.port(unix.IPPROTO_TCP, true), syn(), r.connection(),
+		rule{&expr.Dynset{SrcRegKey: register(0), SetName: setConnections(seat), Operation: dynsetDelete}})
+}
+
+// dynsetDelete is NFT_DYNSET_OP_DELETE, which package unix lacks.
+const dynsetDelete = 2
 
 // hairpins gives an endpoint that is led to itself another source address, for it
 // would answer itself past the translation.
