@@ -191,25 +191,34 @@ func TestConnections(t *testing.T) {
 			}
 		}
 	}
-	open := func() []*dns.Conn {
+	// On a busy machine a heartbeat may come too late, and what is begun then is
+	// begun elsewhere.
+	open := func(want string) []*dns.Conn {
+		t.Helper()
 		var out []*dns.Conn
 		for _, x := range tcp {
-			c, err := x.dial()
-			if err != nil {
-				t.Fatal(x, err)
-			}
-			t.Cleanup(func() { _ = c.Close() })
-			out = append(out, c)
+			eventually(t, fmt.Sprintf("%v: a connection to %s", x, want), func() bool {
+				c, err := x.dial()
+				if err != nil {
+					return false
+				}
+				if got, err := askOn(c, x.to.Is6(), 10*time.Second); got != want {
+					t.Logf("%v: answered by %q (%v)", x, got, err)
+					_ = c.Close()
+					return false
+				}
+				t.Cleanup(func() { _ = c.Close() })
+				out = append(out, c)
+				return true
+			})
 		}
 		return out
 	}
-	elsewhere := open()
-	still(elsewhere, byRemote)
+	elsewhere := open(byRemote)
 	first := w.start(w.config())
 	w.check(byNode, tcp...)
 	still(elsewhere, byRemote)
-	here := open()
-	still(here, byNode)
+	here := open(byNode)
 	second := w.start(w.config())
 	eventually(t, "the first is superseded", func() bool { return strings.Contains(first.log.String(), "another process intercepts") })
 	first.signal(syscall.SIGSTOP) // what is new is answered by the second alone
@@ -349,8 +358,9 @@ func TestUnread(t *testing.T) {
 	c.Unread = true
 	p := w.start(c)
 	for _, x := range w.targets() {
-		got, err := x.ask(20 * time.Second)
-		if link := x.to == link4 || x.to == link6; link && (err == nil || err.Error() != "SERVFAIL") || !link && got != byRemote {
+		if x.to == link4 || x.to == link6 {
+			w.checkFails(x)
+		} else if got, err := x.ask(20 * time.Second); got != byRemote {
 			t.Errorf("%v: %q %v", x, got, err)
 		}
 	}
@@ -372,9 +382,7 @@ func TestUnreadAfterDeath(t *testing.T) {
 	_ = p.Wait()
 	c.Unread = true
 	p = w.start(c)
-	if got, err := (target{w.node.Namespace, "udp", link4}).ask(20 * time.Second); err == nil || err.Error() != "SERVFAIL" {
-		t.Errorf("%q %v", got, err)
-	}
+	w.checkFails(target{w.node.Namespace, "udp", link4})
 	p.signal(syscall.SIGUSR2)
 	w.check(byNode, w.targets()...)
 }

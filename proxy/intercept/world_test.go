@@ -235,6 +235,20 @@ func (w *world) check(want string, targets ...target) {
 	}
 }
 
+// checkFails expects SERVFAIL, as soon as the server's first heartbeat has led the
+// queries to it: until then they are refused, and a client asks again.
+func (w *world) checkFails(x target) {
+	w.t.Helper()
+	var got string
+	err := errors.New("not asked")
+	for end := time.Now().Add(30 * time.Second); err != nil && err.Error() != dns.RcodeToString[dns.RcodeServerFailure] && time.Now().Before(end); {
+		got, err = x.ask(5 * time.Second)
+	}
+	if err == nil || err.Error() != dns.RcodeToString[dns.RcodeServerFailure] {
+		w.t.Errorf("%v: answered by %q (%v), want SERVFAIL", x, got, err)
+	}
+}
+
 // nft runs nft on the node.
 func (w *world) nft(args ...string) string {
 	w.t.Helper()
