@@ -59,7 +59,7 @@ bench-ipvs: build ## measure IPVS with 1,000 Services, where the kernel lacks it
 	$(GO) run ./bench/proxy -modes ipvs -sizes 1000 -memory "" -writes 50 -rounds 3 -json bench-ipvs.json -svg bench-ipvs.svg $(if $(KUBE_PROXY),-kube-proxy $(KUBE_PROXY))
 
 bench-dns: build ## measure the DNS server beside Unbound and dnsmasq; COREDNS=FILE measures that one, too
-	@hack/needs dnsperf:dnsperf unbound:unbound dnsmasq:dnsmasq-base taskset:util-linux
+	@hack/needs dnsperf:dnsperf unbound:unbound dnsmasq:dnsmasq-base taskset:util-linux chrt:util-linux
 	$(GO) run ./bench/dns -json bench-dns.json $(if $(COREDNS),-coredns $(COREDNS))
 
 envoy: ## put a stock Envoy into the user's cache

@@ -1,4 +1,4 @@
-// Command dns measures name servers side by side, each pinned to one core in a
+// Command dns measures name servers by turns, all pinned to one core, each in a
 // network namespace of its own: ours, and those others that the machine has
 // (CoreDNS by its path, in the configuration of NodeLocal DNSCache; Unbound and
 // dnsmasq from Debian). Behind each is the same upstream, on the other core with
@@ -46,15 +46,16 @@ func main() {
 type options struct {
 	sluice, coredns string
 	length          time.Duration
-	rate            int
+	rate, repeat    int
 	verbose         bool
 }
 
 // report is what -json writes.
 type report struct {
-	Machine string   `json:"machine"`
-	Results []result `json:"results"`
-	Memory  []memory `json:"memory,omitempty"`
+	Machine string    `json:"machine"`
+	Results []result  `json:"results"`
+	Latency []latency `json:"latency"`
+	Memory  []memory  `json:"memory,omitempty"`
 }
 
 // pin keeps this process, which is the upstream, off the core of the servers. Threads
@@ -78,15 +79,37 @@ func pin(core int) error {
 	return nil
 }
 
+// measure starts all servers, and measures those that are there.
+func (r *report) measure(ctx context.Context, o options, subjects []subject) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var worlds []*world
+	for _, s := range subjects {
+		w, err := newWorld(ctx, o, s)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		defer w.close()
+		worlds = append(worlds, w)
+	}
+	var err error
+	if r.Results, err = measure(ctx, o, worlds); err != nil {
+		return err
+	}
+	fmt.Print(summary(r.Results))
+	r.Latency, err = measureLatency(ctx, o, worlds)
+	return err
+}
+
 func run(ctx context.Context) error {
 	var o options
 	flag.StringVar(&o.sluice, "sluice", "bin/sluice", "the binary to measure")
 	flag.StringVar(&o.coredns, "coredns", "", "a CoreDNS to measure beside it")
 	only := flag.String("only", "sluice,coredns,unbound,dnsmasq", "which servers, of those that are there")
-	flag.DurationVar(&o.length, "length", 5*time.Second, "length of each measurement")
+	flag.DurationVar(&o.length, "length", 5*time.Second, "length of each measurement; for the latency times -repeat")
 	flag.IntVar(&o.rate, "rate", 10000, "queries a second for the latency")
 	cluster := flag.Int("memory", 10_000, "Services of the cluster with which our memory is measured; 0: it is not")
-	repeat := flag.Int("repeat", 1, "how often to measure each server, in turn")
+	flag.IntVar(&o.repeat, "repeat", 1, "how often to measure each server, by turns")
 	flag.BoolVar(&o.verbose, "v", false, "show the logs of the servers")
 	out := flag.String("json", "", "file for the figures")
 	flag.Parse()
@@ -103,18 +126,8 @@ func run(ctx context.Context) error {
 	}
 	r := report{Machine: m}
 	fmt.Println(m)
-	fmt.Printf("%-9s %-9s %10s %10s %10s %10s %10s %8s\n", "server", "queries", "qps", "CPU µs", "paced µs", "p50 µs", "p99 µs", "lost")
-	for range *repeat {
-		for _, s := range subjectsOf(o, strings.Split(*only, ",")) {
-			results, err := measure(ctx, o, s)
-			if err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
-			}
-			r.Results = append(r.Results, results...)
-		}
-	}
-	if *repeat > 1 {
-		fmt.Print(summary(r.Results))
+	if err := r.measure(ctx, o, subjectsOf(o, strings.Split(*only, ","))); err != nil {
+		return err
 	}
 	if *cluster > 0 {
 		m, err := measureMemory(ctx, o, *cluster)

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,10 +26,6 @@ type result struct {
 	Rate    float64 `json:"qps"`
 	CPU     float64 `json:"cpu_us_per_answer"`
 	Lost    int     `json:"lost"`
-	// PacedCPU, P50 and P99 are at a fixed rate that all servers can do.
-	PacedCPU float64 `json:"paced_cpu_us_per_answer,omitempty"`
-	P50      float64 `json:"p50_us,omitempty"`
-	P99      float64 `json:"p99_us,omitempty"`
 	// Coalesced is how many queries reached the upstream of 100 equal ones.
 	Coalesced int `json:"upstream_queries_of_100_equal,omitempty"`
 }
@@ -41,7 +36,15 @@ type mix struct {
 	n       int
 	pattern func(i int) string
 	warm    bool // ask for each once before
-	latency bool // measure at the fixed rate, too
+	latency bool // measure the time that answers take, too
+}
+
+func (m mix) names() []string {
+	out := make([]string, m.n)
+	for i := range out {
+		out[i] = m.pattern(i)
+	}
+	return out
 }
 
 // mixes: names that miss have numbers of their own in every run.
@@ -57,6 +60,7 @@ func mixes() []mix {
 
 // world is a namespace with an upstream, and a server in it.
 type world struct {
+	name     string // of the server
 	lab      *lab.Lab
 	node     *lab.Node
 	upstream *upstream
@@ -69,7 +73,7 @@ type world struct {
 const serverCore, otherCore = 0, 1
 
 func newWorld(ctx context.Context, o options, s subject) (w *world, err error) {
-	w = &world{log: os.Stderr}
+	w = &world{name: s.name, log: os.Stderr}
 	if w.lab, err = lab.New(lab.Options{}); err != nil {
 		return nil, err
 	}
@@ -156,70 +160,82 @@ func (w *world) ask(name string, limit time.Duration) (*dns.Msg, error) {
 	return c.ReadMsg()
 }
 
-func measure(ctx context.Context, o options, s subject) ([]result, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	w, err := newWorld(ctx, o, s)
-	if err != nil {
-		return nil, err
-	}
-	defer w.close()
+// measure measures all servers by turns, with each kind of queries, several times.
+func measure(ctx context.Context, o options, worlds []*world) ([]result, error) {
 	var out []result
-	for _, m := range mixes() {
-		r := result{Server: s.name, Queries: m.name}
-		file := filepath.Join(w.dir, m.name)
-		if err := writeQueries(file, m); err != nil {
-			return nil, err
-		}
-		if m.warm {
-			if _, err := w.perf(ctx, "-d", file, "-n", "1", "-q", "20"); err != nil {
-				return nil, err
+	fmt.Printf("%-9s %-9s %10s %10s %8s\n", "queries", "server", "qps", "CPU µs", "lost")
+	for range o.repeat {
+		for _, m := range mixes() {
+			for _, w := range worlds {
+				r, err := w.measure(ctx, o, m)
+				if err != nil {
+					return nil, fmt.Errorf("%s: %s: %w", w.name, m.name, err)
+				}
+				fmt.Printf("%-9s %-9s %10.0f %10.1f %8d\n", r.Queries, r.Server, r.Rate, r.CPU, r.Lost)
+				out = append(out, r)
 			}
 		}
-		p, took, err := w.load(ctx, "-d", file, "-l", seconds(o.length))
-		if err != nil {
-			return nil, err
-		}
-		r.Rate, r.Lost, r.CPU = p.rate, p.lost, took
-		if m.latency {
-			p, took, err := w.load(ctx, "-d", file, "-l", seconds(o.length), "-Q", strconv.Itoa(o.rate), "-v")
-			if err != nil {
-				return nil, err
-			}
-			r.P50, r.P99, r.PacedCPU = p.quantile(0.5), p.quantile(0.99), took
-		}
-		fmt.Printf("%-9s %-9s %10.0f %10.1f %10.1f %10.1f %10.1f %8d\n", r.Server, r.Queries, r.Rate, r.CPU, r.PacedCPU, r.P50, r.P99, r.Lost)
-		out = append(out, r)
 	}
-	n := w.coalesced()
-	fmt.Printf("%-9s of 100 equal queries at once, %d reached the upstream\n", s.name, n)
-	out = append(out, result{Server: s.name, Queries: "equal", Coalesced: n})
+	for _, w := range worlds {
+		n := w.coalesced()
+		fmt.Printf("%-9s of 100 equal queries at once, %d reached the upstream\n", w.name, n)
+		out = append(out, result{Server: w.name, Queries: "equal", Coalesced: n})
+	}
 	return out, nil
 }
 
-// load has dnsperf ask from a few sockets, and returns also the processor time that
-// the server had for an answer, in µs.
-func (w *world) load(ctx context.Context, args ...string) (*perf, float64, error) {
+// measure measures the server with as many queries as it can answer.
+func (w *world) measure(ctx context.Context, o options, m mix) (result, error) {
+	file, err := w.prepare(ctx, m)
+	if err != nil {
+		return result{}, err
+	}
+	var p *perf
+	took, err := w.spent(func() (err error) {
+		p, err = w.perf(ctx, "-d", file, "-l", seconds(o.length), "-c", "8", "-q", "64")
+		return err
+	})
+	if err != nil {
+		return result{}, err
+	}
+	return result{Server: w.name, Queries: m.name, Rate: p.rate, Lost: p.lost, CPU: perAnswer(took, p.answered)}, nil
+}
+
+// spent returns the processor time that the server takes while something is done.
+func (w *world) spent(during func() error) (time.Duration, error) {
 	before, err := cpu(w.cmd.Process.Pid)
 	if err != nil {
-		return nil, 0, err
+		return 0, err
 	}
-	p, err := w.perf(ctx, append(args, "-c", "8", "-q", "64")...)
-	if err != nil {
-		return nil, 0, err
+	if err := during(); err != nil {
+		return 0, err
 	}
 	after, err := cpu(w.cmd.Process.Pid)
-	return p, float64((after - before).Microseconds()) / float64(max(1, p.answered)), err
+	return after - before, err
+}
+
+// perAnswer returns µs.
+func perAnswer(took time.Duration, answers int) float64 {
+	return float64(took.Microseconds()) / float64(max(1, answers))
 }
 
 func seconds(d time.Duration) string { return strconv.Itoa(max(1, int(d.Seconds()))) }
 
-func writeQueries(file string, m mix) error {
+// prepare writes a file of queries for dnsperf and has the server know the answers, if
+// it is to.
+func (w *world) prepare(ctx context.Context, m mix) (file string, err error) {
+	file = filepath.Join(w.dir, m.name)
 	var b bytes.Buffer
-	for i := range m.n {
-		fmt.Fprintf(&b, "%s A\n", m.pattern(i))
+	for _, name := range m.names() {
+		fmt.Fprintf(&b, "%s A\n", name)
 	}
-	return os.WriteFile(file, b.Bytes(), 0o644)
+	if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
+		return "", err
+	}
+	if m.warm {
+		_, err = w.perf(ctx, "-d", file, "-n", "1", "-q", "20")
+	}
+	return file, err
 }
 
 // perf is what dnsperf says.
@@ -227,15 +243,6 @@ type perf struct {
 	rate     float64
 	answered int
 	lost     int
-	took     []float64 // µs
-}
-
-func (p *perf) quantile(q float64) float64 {
-	if len(p.took) == 0 {
-		return 0
-	}
-	slices.Sort(p.took)
-	return p.took[min(len(p.took)-1, int(q*float64(len(p.took))))]
 }
 
 // perf runs dnsperf. What it says goes to a file, since who reads it meanwhile would
@@ -256,8 +263,7 @@ func (w *world) perf(ctx context.Context, args ...string) (*perf, error) {
 	return parsePerf(b)
 }
 
-// parsePerf reads dnsperf's output; with -v, a line for each answer, such as
-// "> NOERROR host-1.example A 0.000087".
+// parsePerf reads dnsperf's output.
 func parsePerf(b []byte) (*perf, error) {
 	p := &perf{}
 	in := bufio.NewScanner(bytes.NewReader(b))
@@ -265,10 +271,6 @@ func parsePerf(b []byte) (*perf, error) {
 		line := strings.TrimSpace(in.Text())
 		fields := strings.Fields(line)
 		switch {
-		case strings.HasPrefix(line, "> ") && len(fields) == 5:
-			if v, err := strconv.ParseFloat(fields[4], 64); err == nil {
-				p.took = append(p.took, v*1e6)
-			}
 		case strings.HasPrefix(line, "Queries completed:"):
 			p.answered, _ = strconv.Atoi(fields[2])
 		case strings.HasPrefix(line, "Queries lost:"):

@@ -121,8 +121,9 @@ func measureMemory(ctx context.Context, o options, services int) (memory, error)
 		return m, err
 	}
 	defer w.close()
-	file := filepath.Join(w.dir, "names")
-	if err := writeQueries(file, mix{n: cachedNames, pattern: func(i int) string { return fmt.Sprintf("host-%d.department-%d.example", i, i%100) }}); err != nil {
+	names := mix{name: "names", n: cachedNames, pattern: func(i int) string { return fmt.Sprintf("host-%d.department-%d.example", i, i%100) }}
+	file, err := w.prepare(ctx, names)
+	if err != nil {
 		return m, err
 	}
 	if _, err := w.perf(ctx, "-d", file, "-n", "2", "-q", "20"); err != nil {

@@ -24,21 +24,12 @@ func summary(results []result) string {
 		}
 		all[k] = append(all[k], r)
 	}
-	middle := func(k key, of func(*result) float64) float64 { return median(all[k], of) }
+	middle := func(k key) float64 { return median(all[k], func(r *result) float64 { return r.CPU }) }
 	slices.SortStableFunc(keys, func(a, b key) int { return cmp.Compare(a.queries, b.queries) })
-	fmt.Fprintf(&b, "medians, and ours as a share of them\n%-9s %-9s %10s %6s %10s %6s %10s %6s\n", "queries", "server", "CPU µs", "", "paced µs", "", "p99 µs", "")
+	fmt.Fprintf(&b, "medians, and ours as a share of them\n%-9s %-9s %10s %6s\n", "queries", "server", "CPU µs", "")
 	for _, k := range keys {
-		fmt.Fprintf(&b, "%-9s %-9s", k.queries, k.server)
-		for _, of := range []func(*result) float64{
-			func(r *result) float64 { return r.CPU }, func(r *result) float64 { return r.PacedCPU }, func(r *result) float64 { return r.P99 },
-		} {
-			theirs, ours := middle(k, of), middle(key{"sluice", k.queries}, of)
-			if theirs == 0 {
-				break
-			}
-			fmt.Fprintf(&b, " %10.1f %6.2f", theirs, ours/theirs)
-		}
-		b.WriteByte('\n')
+		theirs, ours := middle(k), middle(key{"sluice", k.queries})
+		fmt.Fprintf(&b, "%-9s %-9s %10.1f %6.2f\n", k.queries, k.server, theirs, ours/theirs)
 	}
 	return b.String()
 }
