@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"syscall"
 	"time"
 	"unsafe"
 
@@ -141,7 +140,7 @@ func (p *paced) receive(i, fd int) error {
 		case errno == unix.EAGAIN:
 			return nil
 		case errno != 0:
-			return fmt.Errorf("receive an answer: %w", syscall.Errno(errno))
+			return fmt.Errorf("receive an answer: %w", errno)
 		case n < 12:
 			continue
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/sluicenet/sluice/dns"
 	"github.com/sluicenet/sluice/model"
+	"github.com/sluicenet/sluice/proxy"
 	"github.com/sluicenet/sluice/proxy/intercept"
 )
 
@@ -28,7 +30,9 @@ type nameServer struct {
 func (p *process) newNameServer(o dns.Options) (*nameServer, error) {
 	s := &nameServer{}
 	c := p.conf.DNS.Intercept
-	if c.Mode != "off" {
+	if c.Mode == "off" {
+		p.Go(p.retireInterception)
+	} else {
 		namespace, name, _ := strings.Cut(c.Service, "/")
 		service := model.Name{Namespace: namespace, Name: name}
 		i, err := intercept.New(intercept.Options{
@@ -59,6 +63,19 @@ func (p *process) newNameServer(o dns.Options) (*nameServer, error) {
 	return s, nil
 }
 
+// retireInterception removes the rules of earlier processes.
+func (p *process) retireInterception() error {
+	found, err := intercept.Retire(p.ctx)
+	switch _, unable := errors.AsType[*proxy.UnsupportedError](err); {
+	case unable: // then there are none, or others of this machine see to them
+	case err != nil:
+		p.log.Error("dns: rules of interception that an earlier process left stay", "error", err, "remedy", "sluice cleanup")
+	case found:
+		p.log.Info("dns: rules of interception that an earlier process left are removed")
+	}
+	return nil
+}
+
 // warnForeign tells of addresses that the machine does not have: it may get them, but
 // more often they are a slip.
 func (p *process) warnForeign(listen []netip.AddrPort) {
@@ -80,6 +97,7 @@ func (s *nameServer) Run(ctx context.Context) error {
 	if s.intercept == nil {
 		return s.Server.Run(ctx)
 	}
+	defer s.intercept.Close() // answers go out by way of it until the last one
 	g, ctx := errgroup.WithContext(ctx)
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return s.Server.Run(serving) })

@@ -67,5 +67,25 @@ const (
 	TypeANY   = 255
 )
 
+// Older types that have names in their data.
+const (
+	typeMD    = 3
+	typeMF    = 4
+	typeMB    = 7
+	typeMG    = 8
+	typeMR    = 9
+	typeMINFO = 14
+	typeRP    = 17
+	typeAFSDB = 18
+	typeRT    = 21
+	typeSIG   = 24
+	typePX    = 26
+	typeNXT   = 30
+	typeNAPTR = 35
+	typeKX    = 36
+	typeDNAME = 39
+	typeRRSIG = 46
+)
+
 // ClassIN is the Internet, the one class that is served.
 const ClassIN = 1

@@ -12,7 +12,7 @@ func TestParseResponseOwner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for owner, want := range map[byte]error{HeaderLen: nil, byte(HeaderLen + len(name) + 4): ErrResponse} {
+	for owner, want := range map[byte]error{HeaderLen: nil, byte(HeaderLen + len(name) + 4): ErrMalformed} {
 		msg := AppendQuery(nil, 7, FlagQR, name, TypeA, false, false)
 		msg[7] = 1
 		msg = append(msg, 0xc0, owner, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1)

@@ -2,11 +2,6 @@ package wire
 
 import "encoding/binary"
 
-const (
-	typeDNAME = 39
-	typeRRSIG = 46
-)
-
 // maxChain is how many aliases of one answer are followed.
 const maxChain = 16
 

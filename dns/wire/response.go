@@ -6,9 +6,13 @@ import (
 	"iter"
 )
 
-// ErrResponse indicates that a message is not a well-formed answer to the
-// question that was asked.
-var ErrResponse = errors.New("malformed or unrelated response")
+// Errors of [ParseResponse].
+var (
+	// ErrResponse indicates that a message is not an answer to the question.
+	ErrResponse = errors.New("not an answer to the question")
+	// ErrMalformed indicates an answer to it whose records cannot be read.
+	ErrMalformed = errors.New("malformed answer")
+)
 
 // Response is an answer of another server, as it can be kept and sent again: the
 // message without its OPT record, and where its TTLs are.
@@ -47,13 +51,12 @@ func ParseResponse(msg, name []byte, typ uint16) (*Response, error) {
 		return nil, ErrResponse
 	}
 	if !r.parseRecords(msg, name, typ) {
-		return nil, ErrResponse
+		return nil, ErrMalformed
 	}
 	return r, nil
 }
 
-// parseRecords walks the three sections. What a truncated message lacks of them
-// is not an error.
+// parseRecords walks the three sections.
 func (r *Response) parseRecords(msg, name []byte, typ uint16) bool {
 	off := HeaderLen + len(name) + 4
 	r.Answers = int(binary.BigEndian.Uint16(msg[6:]))
@@ -189,19 +192,7 @@ func AppendRecord(dst, msg []byte, rr RR, ttl uint32) ([]byte, bool) {
 	length := len(dst)
 	dst = append(dst, 0, 0)
 	off := rr.Data
-	// RFC 3597 §4: names are compressed only in the data of types of RFC 1035,
-	// and of some that followed before the rule.
-	fixed, names := 0, 0
-	switch rr.Type {
-	case TypeNS, TypeCNAME, TypePTR:
-		names = 1
-	case TypeMX:
-		fixed, names = 2, 1
-	case TypeSRV:
-		fixed, names = 6, 1
-	case TypeSOA:
-		names = 2
-	}
+	fixed, names := namesOf(msg, rr)
 	if off+fixed > rr.End {
 		return dst, false
 	}
@@ -218,6 +209,36 @@ func AppendRecord(dst, msg []byte, rr RR, ttl uint32) ([]byte, bool) {
 	dst = append(dst, msg[off:rr.End]...)
 	binary.BigEndian.PutUint16(dst[length:], uint16(len(dst)-length-2))
 	return dst, true
+}
+
+// namesOf returns how many names the data of a record holds that may be compressed,
+// and how many octets come before them: RFC 3597 §4 leaves that to the types of RFC
+// 1035, and has servers expect it in some that followed before the rule.
+func namesOf(msg []byte, rr RR) (fixed, names int) {
+	switch rr.Type {
+	case TypeNS, typeMD, typeMF, TypeCNAME, typeMB, typeMG, typeMR, TypePTR, typeNXT, typeDNAME:
+		return 0, 1
+	case TypeSOA, typeMINFO, typeRP:
+		return 0, 2
+	case TypeMX, typeAFSDB, typeRT, typeKX:
+		return 2, 1
+	case typePX:
+		return 2, 2
+	case TypeSRV:
+		return 6, 1
+	case typeSIG:
+		return 18, 1
+	case typeNAPTR: // order, preference and three strings
+		fixed = 4
+		for range 3 {
+			if rr.Data+fixed >= rr.End {
+				break
+			}
+			fixed += 1 + int(msg[rr.Data+fixed])
+		}
+		return fixed, 1
+	}
+	return 0, 0
 }
 
 // Records yields the records of the answer section.
@@ -241,6 +262,12 @@ func (r *Response) records(from, to int) iter.Seq[RR] {
 			off = rr.End
 		}
 	}
+}
+
+// Truncation returns a response that only says that the whole one is larger. It
+// allocates.
+func Truncation(name []byte, typ uint16) *Response {
+	return &Response{Msg: AppendQuery(nil, 0, FlagQR|FlagTC, name, typ, false, false), Truncated: true, Negative: true}
 }
 
 // Failure returns a response without records, to say that name could not be

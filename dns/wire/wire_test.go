@@ -205,6 +205,11 @@ func TestAppendRecord(t *testing.T) {
 		"www.example.com. 60 IN CNAME web.example.com.", "web.example.com. 60 IN A 192.0.2.1", "web.example.com. 60 IN MX 10 mail.example.com.",
 		"example.com. 60 IN SOA ns.example.com. admin.example.com. 1 2 3 4 5", "_x._tcp.example.com. 60 IN SRV 1 2 3 web.example.com.",
 		`example.com. 60 IN TXT "a" "b"`, "example.com. 60 IN NS ns.example.com.", `example.com. 60 IN HTTPS 1 . alpn="h2"`,
+		"example.com. 60 IN MINFO r.example.com. e.example.com.", "example.com. 60 IN MB mb.example.com.", "example.com. 60 IN MG mg.example.com.",
+		"example.com. 60 IN MR mr.example.com.", "example.com. 60 IN MD md.example.com.", "example.com. 60 IN MF mf.example.com.",
+		"example.com. 60 IN RP a.example.com. b.example.com.", "example.com. 60 IN AFSDB 1 afs.example.com.", "example.com. 60 IN RT 1 rt.example.com.",
+		"example.com. 60 IN PX 1 a.example.com. b.example.com.", "example.com. 60 IN KX 1 kx.example.com.", "example.com. 60 IN DNAME d.example.com.",
+		`example.com. 60 IN NAPTR 1 2 "u" "sip+E2U" "!x!y!" r.example.com.`,
 	} {
 		rr, err := dns.NewRR(s)
 		if err != nil {

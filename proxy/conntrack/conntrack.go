@@ -1,5 +1,5 @@
-// Package conntrack removes flows of UDP Services from the kernel's connection
-// tracking when they go to endpoints that are gone. The kernel remembers a
+// Package conntrack removes UDP flows from the kernel's connection tracking when they
+// go to endpoints that are gone. The kernel remembers a
 // translation for as long as packets come, whatever the rules say since.
 package conntrack
 
@@ -62,6 +62,13 @@ func (c *Cleaner) Reconcile(ctx context.Context, r proxy.Reconciliation) (map[pr
 		}
 	}
 	return done, failed
+}
+
+// DeleteUDP removes the UDP flows of a family that are stale by the address that
+// their client sends to and the one that answers it.
+func (c *Cleaner) DeleteUDP(ctx context.Context, family proxy.Family, stale func(to, from netip.AddrPort) bool) error {
+	p := pass{family: familyNumber(family), stale: func(f *flow) bool { return stale(f.destination, f.answers) }}
+	return c.pass(ctx, &p)
 }
 
 // pass makes a pass over the flows of a family. A dump that the kernel breaks

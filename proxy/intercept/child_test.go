@@ -28,8 +28,10 @@ type childConfig struct {
 	Endpoints []netip.Addr // of the DNS Service
 	Listen    []netip.AddrPort
 	Local     []netip.Addr
-	Alone     bool // the DNS Service does not exist
-	Unread    bool // until SIGUSR2, the cluster's objects are not read
+	Alone     bool         // the DNS Service does not exist
+	Unread    bool         // until SIGUSR2, the cluster's objects are not read
+	Addresses []netip.Addr // by default both
+	Linger    bool         // the server goes on when queries are not intercepted any more
 }
 
 func TestMain(m *testing.M) {
@@ -123,8 +125,11 @@ func child(conf string) error {
 	store := clusterStore(c)
 	var server *dns.Server
 	var live *dns.Liveness
+	if c.Addresses == nil {
+		c.Addresses = []netip.Addr{link4, link6}
+	}
 	i, err := New(Options{
-		Config: Config{Addresses: []netip.Addr{link4, link6}, Service: model.Name{Namespace: "kube-system", Name: "kube-dns"}, Node: "node1"},
+		Config: Config{Addresses: c.Addresses, Service: model.Name{Namespace: "kube-system", Name: "kube-dns"}, Node: "node1"},
 		Store:  store, Log: log, Local: func() []netip.Addr { return c.Local },
 		Alive: func() bool { return live.Alive(time.Now()) }, Ready: func() bool { return server.Zone().Ready() },
 	})
@@ -135,11 +140,15 @@ func child(conf string) error {
 	if err != nil {
 		return err
 	}
+	defer i.Close()
 	live = server.Liveness()
 	serving, done := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(serving) }()
 	err = i.Run(ctx)
+	if c.Linger {
+		select {}
+	}
 	done()
 	return firstError(err, <-ended)
 }

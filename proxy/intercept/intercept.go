@@ -36,7 +36,8 @@ type Interceptor struct {
 	families []proxy.Family
 	claim    *claim
 	table    *table
-	plan     Plan // of the working goroutine
+	stale    chan struct{} // a plan is in force for which flows may be stale
+	plan     Plan          // of the working goroutine
 	shown    atomic.Pointer[Plan]
 
 	state    atomic.Int32
@@ -77,7 +78,7 @@ func New(o Options) (*Interceptor, error) {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
-	i := &Interceptor{Options: o}
+	i := &Interceptor{Options: o, stale: make(chan struct{}, 1)}
 	if err := CheckAddresses(o.Addresses); err != nil {
 		return nil, fmt.Errorf("intercept: %w", err)
 	}
@@ -118,7 +119,8 @@ func (i *Interceptor) prepare() error {
 	return err
 }
 
-// Close gives up the seat of an interceptor that is not run.
+// Close gives up the seat. That is the end of the connections that came by way of it:
+// call it when the server has ended.
 func (i *Interceptor) Close() {
 	i.table.close()
 	if i.claim != nil {
@@ -165,7 +167,6 @@ func (i *Interceptor) Probers() []netip.Addr {
 // no more queries come, and those that came are in the server's sockets. Its error
 // is one of the kernel's that nothing can be done about.
 func (i *Interceptor) Run(ctx context.Context) error {
-	defer i.Close()
 	watch := i.Store.Watch()
 	defer watch.Stop()
 	g, ctx := errgroup.WithContext(ctx)
@@ -189,6 +190,10 @@ func (i *Interceptor) Run(ctx context.Context) error {
 	for f, conn := range i.claim.conn {
 		g.Go(func() error { return i.listen(ctx, f, conn) })
 	}
+	g.Go(func() error {
+		i.forget(ctx)
+		return nil
+	})
 	g.Go(func() error {
 		i.work(ctx, updates)
 		return i.end(context.WithoutCancel(ctx))
@@ -352,6 +357,10 @@ func (i *Interceptor) install(ctx context.Context, plan Plan, fresh bool) error 
 	i.plan = plan
 	i.shown.Store(&plan)
 	i.installs++
+	select {
+	case i.stale <- struct{}{}:
+	default: // it is to be done anyway
+	}
 	return nil
 }
 
@@ -442,6 +451,12 @@ func (i *Interceptor) verify(ctx context.Context, snap *model.Snapshot) error {
 		i.state.Store(stateWaiting) // the successor has gone
 		return nil
 	}
+	switch left, err := i.table.left(ctx, i.plan); {
+	case err != nil:
+		return err
+	case len(left) > 0: // by a process of another configuration that has ended
+		return i.install(ctx, i.planFor(snap), false)
+	}
 	changed, err := i.table.changed(ctx, i.plan)
 	if err != nil {
 		return err
@@ -476,14 +491,4 @@ func (i *Interceptor) end(ctx context.Context) error {
 	}
 	time.Sleep(settle)
 	return err
-}
-
-// Cleanup removes all that any process has made.
-func Cleanup() error {
-	t, err := openTable(0)
-	if err != nil {
-		return err
-	}
-	defer t.close()
-	return errors.Join(t.remove(), deleteRoute(proxy.IPv4), deleteRoute(proxy.IPv6))
 }

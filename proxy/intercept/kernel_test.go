@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,8 +13,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/miekg/dns"
 
 	"github.com/sluicenet/sluice/proxy"
 )
@@ -88,13 +85,16 @@ func (w *world) reload() {
 }
 
 // kubeProxy imitates the service proxy of somebody else for the DNS Service.
-func (w *world) kubeProxy(kind string) {
+func (w *world) kubeProxy(kind string) { w.kubeProxyTo(kind, w.remote.IPv4(), w.remote.IPv6()) }
+
+// kubeProxyTo is kubeProxy with a Service that has these endpoints.
+func (w *world) kubeProxyTo(kind string, to4, to6 netip.Addr) {
 	w.t.Helper()
 	type service struct {
 		family, iptables string
 		vip, to          netip.Addr
 	}
-	services := []service{{"ip", "iptables", cluster4, w.remote.IPv4()}, {"ip6", "ip6tables", cluster6, w.remote.IPv6()}}
+	services := []service{{"ip", "iptables", cluster4, to4}, {"ip6", "ip6tables", cluster6, to6}}
 	for _, s := range services {
 		to := netip.AddrPortFrom(s.to, 53).String()
 		switch kind {
@@ -170,116 +170,6 @@ func (w *world) deaths(t *testing.T, p *process) {
 		more(t, byNode, loads)
 		checkGap(t, "started", loads)
 	}
-}
-
-// TestConnections proves that a TCP connection stays where it was begun: one to an
-// ordinary endpoint when the server comes back, and one to the server when a
-// successor takes over.
-func TestConnections(t *testing.T) {
-	w := newWorld(t)
-	w.kubeProxy("nftables")
-	p := w.start(w.config())
-	p.signal(syscall.SIGKILL)
-	_ = p.Wait()
-	tcp := slices.DeleteFunc(w.targets(), func(x target) bool { return x.network != "tcp" })
-	w.check(byRemote, tcp...)
-	still := func(conns []*dns.Conn, want string) {
-		t.Helper()
-		for i, c := range conns {
-			if got, err := askOn(c, tcp[i].to.Is6(), 10*time.Second); got != want {
-				t.Errorf("%v: the connection is answered by %q (%v), want %q", tcp[i], got, err, want)
-			}
-		}
-	}
-	// On a busy machine a heartbeat may come too late, and what is begun then is
-	// begun elsewhere.
-	open := func(want string) []*dns.Conn {
-		t.Helper()
-		var out []*dns.Conn
-		for _, x := range tcp {
-			eventually(t, fmt.Sprintf("%v: a connection to %s", x, want), func() bool {
-				c, err := x.dial()
-				if err != nil {
-					return false
-				}
-				if got, err := askOn(c, x.to.Is6(), 10*time.Second); got != want {
-					t.Logf("%v: answered by %q (%v)", x, got, err)
-					_ = c.Close()
-					return false
-				}
-				t.Cleanup(func() { _ = c.Close() })
-				out = append(out, c)
-				return true
-			})
-		}
-		return out
-	}
-	elsewhere := open(byRemote)
-	first := w.start(w.config())
-	w.check(byNode, tcp...)
-	still(elsewhere, byRemote)
-	here := open(byNode)
-	second := w.start(w.config())
-	eventually(t, "the first is superseded", func() bool { return strings.Contains(first.log.String(), "another process intercepts") })
-	first.signal(syscall.SIGSTOP) // what is new is answered by the second alone
-	w.check(byNode, w.targets()...)
-	first.signal(syscall.SIGCONT)
-	still(here, byNode)
-	still(elsewhere, byRemote)
-	// The successor dies: the first is still there.
-	second.signal(syscall.SIGKILL)
-	_ = second.Wait()
-	w.check(byNode, w.targets()...)
-}
-
-// TestReusedPort proves that a client's port leads where a new connection from it
-// belongs, whatever server a connection from it had before.
-func TestReusedPort(t *testing.T) {
-	w := newWorld(t)
-	w.kubeProxy("nftables")
-	tcp := slices.DeleteFunc(w.targets(), func(x target) bool {
-		return x.network != "tcp" || x.from != w.pod.Namespace
-	})
-	again := func(want string) {
-		t.Helper()
-		w.check(want, tcp...)
-		for _, x := range tcp {
-			source := netip.AddrPortFrom(w.pod.IPv4(), 20000)
-			if x.to.Is6() {
-				source = netip.AddrPortFrom(w.pod.IPv6(), 20000)
-			}
-			c, err := x.from.DialFrom(t.Context(), "tcp", source, netip.AddrPortFrom(x.to, 53).String())
-			if err != nil {
-				t.Errorf("%v: want it answered by %q: %v", x, want, err)
-				continue
-			}
-			if got, err := askOn(&dns.Conn{Conn: c}, x.to.Is6(), 10*time.Second); got != want {
-				t.Errorf("%v: answered by %q (%v), want %q", x, got, err, want)
-			}
-			// The port is free at once after a reset.
-			_ = c.(*net.TCPConn).SetLinger(0)
-			_ = c.Close()
-		}
-	}
-	kill := func(p *process) {
-		p.signal(syscall.SIGKILL)
-		_ = p.Wait()
-	}
-	first := w.start(w.config())
-	again(byNode)
-	kill(first)
-	again(byRemote)
-	again(byRemote)
-	second := w.start(w.config())
-	again(byNode)
-	third := w.start(w.config())
-	eventually(t, "the second is superseded", func() bool { return strings.Contains(second.log.String(), "another process intercepts") })
-	second.signal(syscall.SIGSTOP)
-	again(byNode)
-	kill(second)
-	again(byNode)
-	kill(third)
-	again(byRemote)
 }
 
 // TestUpgrade proves that a successor takes over without a lost query, on the
@@ -462,4 +352,34 @@ func TestRepair(t *testing.T) {
 		w.check(byNode, w.targets()...)
 	}
 	w.nft("list", "table", "ip", "other")
+}
+
+// TestFamilies proves that two processes of different families leave each other's
+// rules alone, and that those of one that has ended go.
+func TestFamilies(t *testing.T) {
+	w := newWorld(t)
+	c := childConfig{Alone: true}
+	four, six := target{w.pod.Namespace, "udp", link4}, target{w.pod.Namespace, "udp", link6}
+	c.Addresses = []netip.Addr{link4}
+	first := w.start(c)
+	w.check(byNode, four)
+	c.Addresses = []netip.Addr{link6}
+	second := w.start(c)
+	for range 3 {
+		w.check(byNode, four, six)
+		time.Sleep(verifyEvery)
+	}
+	for _, p := range []*process{first, second} {
+		if strings.Contains(p.log.String(), "repaired") {
+			t.Errorf("one takes the other's rules away:\n%s", p.log)
+		}
+	}
+	first.signal(syscall.SIGTERM)
+	if err := first.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, first.log)
+	}
+	eventually(t, "the rules of the first go", func() bool {
+		return !strings.Contains(w.nft("list", "tables"), "table ip "+tableName)
+	})
+	w.check(byNode, six)
 }

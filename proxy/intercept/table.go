@@ -57,14 +57,12 @@ func (t *table) install(ctx context.Context, plan Plan, fresh bool) error {
 			return err
 		}
 	}
-	for _, f := range both {
-		if !slices.ContainsFunc(plan.Families, func(p FamilyPlan) bool { return p.Family == f }) {
-			if there, err := t.exists(ctx, f); err != nil {
-				return err
-			} else if there {
-				deleteTable(m, f)
-			}
-		}
+	left, err := t.left(ctx, plan)
+	if err != nil {
+		return err
+	}
+	for _, f := range left {
+		deleteTable(m, f)
 	}
 	if err := t.commit(ctx, m); err != nil {
 		return err
@@ -72,6 +70,32 @@ func (t *table) install(ctx context.Context, plan Plan, fresh bool) error {
 	sum, err := t.look(ctx, plan)
 	t.sum = sum
 	return err
+}
+
+// left returns the families that have a table but no plan, and that no other process
+// of another configuration intercepts.
+func (t *table) left(ctx context.Context, plan Plan) ([]proxy.Family, error) {
+	var out []proxy.Family
+	for _, f := range both {
+		if slices.ContainsFunc(plan.Families, func(p FamilyPlan) bool { return p.Family == f }) {
+			continue
+		}
+		there, err := t.exists(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		if !there {
+			continue
+		}
+		seat, err := t.current(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		if seat < 0 || seat == t.seat || !taken(f, seat) {
+			out = append(out, f)
+		}
+	}
+	return out, nil
 }
 
 // commit sends a transaction and notes the kernel's number of it.
@@ -237,7 +261,8 @@ func (t *table) look(ctx context.Context, plan Plan) (uint64, error) {
 
 func (t *table) lookOnce(ctx context.Context, plan Plan) (uint64, error) {
 	h := fnv.New64a()
-	for _, f := range both {
+	for i := range plan.Families {
+		f := plan.Families[i].Family
 		sets, err := t.sets(ctx, f)
 		if err != nil {
 			return 0, err
