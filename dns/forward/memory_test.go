@@ -28,6 +28,7 @@ type server struct {
 	answer func(q *dns.Msg, conn int) *dns.Msg
 	refuse func(network string) error // nil: it takes connections
 	serial bool                       // answers the questions of one connection in turn
+	after  int                        // unless 0, it closes a connection after so many answers
 
 	mu    sync.Mutex // guards all below
 	conns int        // over TCP, of all time
@@ -83,7 +84,8 @@ func (s *server) serve(conn net.Conn, tcp bool) {
 			s.open--
 		}()
 	}
-	var write sync.Mutex
+	var write sync.Mutex // guards written
+	written := 0
 	for {
 		msg, err := read(conn, tcp)
 		if err != nil {
@@ -115,6 +117,11 @@ func (s *server) serve(conn net.Conn, tcp bool) {
 			write.Lock()
 			defer write.Unlock()
 			_, _ = conn.Write(b)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if written++; tcp && written == s.after {
+				_ = conn.Close()
+			}
 		}
 		if s.serial {
 			reply()

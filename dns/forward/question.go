@@ -37,15 +37,19 @@ func (q *Question) append(dst []byte, id uint16, edns bool) []byte {
 	return dst
 }
 
-// read parses an answer. A server that does not understand the question may
+// read parses an answer. One that cannot be read is as good as a failure, or where
+// it is cut, as what says so. A server that does not understand the question may
 // leave it out.
 func (q *Question) read(msg []byte) (*wire.Response, error) {
 	r, err := wire.ParseResponse(msg, q.Name, q.Type)
-	if err == nil {
-		if !r.Truncated && r.Rcode <= wire.RcodeNXDomain && !r.Prune(q.Name, q.Type, q.DO) {
-			return nil, wire.ErrResponse
-		}
+	switch {
+	case err == nil && (r.Truncated || r.Rcode > wire.RcodeNXDomain || r.Prune(q.Name, q.Type, q.DO)):
 		return r, nil
+	case err != nil && !errors.Is(err, wire.ErrMalformed):
+	case binary.BigEndian.Uint16(msg[2:])&wire.FlagTC != 0:
+		return wire.Truncation(q.Name, q.Type), nil
+	default:
+		return wire.Failure(q.Name, q.Type, wire.RcodeServFail), nil
 	}
 	if len(msg) < wire.HeaderLen {
 		return nil, err

@@ -10,7 +10,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -30,108 +29,28 @@ var (
 	errStalled = errors.New("connection says nothing")
 )
 
-// streams are the connections to one server over TCP or TLS. Questions are
-// spread among a few of them, because some servers answer those of one connection
-// in turn.
-type streams struct {
-	upstream *upstream
-	tls      *tls.Config // nil for TCP
-
-	mu     sync.Mutex // guards all below
-	open   []*stream
-	closed bool
-}
-
-func (s *streams) init(u *upstream) {
-	s.upstream = u
-	if u.Protocol != TLS {
-		return
-	}
-	name := u.Name
-	if name == "" {
-		name = u.Addr.Addr().WithZone("").String()
-	}
-	s.tls = &tls.Config{
-		ServerName: name, RootCAs: u.forward.RootCAs, NextProtos: []string{"dot"},
-		MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(8),
-	}
-}
-
 // stream is one connection.
 type stream struct {
 	streams *streams
 	load    int           // questions under way; guarded by streams.mu
+	asked   int           // questions of all time; guarded by streams.mu
 	idle    *time.Timer   // closes it; guarded by streams.mu
 	ready   chan struct{} // closed when it is open
 	conn    net.Conn      // nil until ready
 
-	write sync.Mutex // one message after the other
-	mu    sync.Mutex // guards all below
-	calls map[uint16]*call
-	err   error // why it is not usable any more
-	done  chan struct{}
-	read  time.Time // when something came last
+	write    sync.Mutex // one message after the other
+	mu       sync.Mutex // guards all below; taken after streams.mu
+	calls    map[uint16]*call
+	answered int   // questions
+	err      error // why it is not usable any more
+	done     chan struct{}
+	read     time.Time // when something came last
 }
 
 // call is one question under way.
 type call struct {
 	question *Question
 	answer   chan *wire.Response
-}
-
-// ask puts the question to the server over the connection that has the least to
-// do. One that the server closed meanwhile, as it may, is no failure.
-func (s *streams) ask(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
-	for again := true; ; again = false {
-		c, fresh, err := s.get()
-		if err != nil {
-			return nil, err
-		}
-		r, err := c.ask(ctx, q, edns)
-		s.put(c)
-		if err == nil || fresh || !again || !errors.Is(err, errClosed) || ctx.Err() != nil {
-			return r, err
-		}
-	}
-}
-
-// get picks a connection, or begins to open one. fresh says that nothing was ever
-// asked over it.
-func (s *streams) get() (c *stream, fresh bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, false, net.ErrClosed
-	}
-	for _, o := range s.open {
-		if c == nil || o.load < c.load {
-			c = o
-		}
-	}
-	o := &s.upstream.forward.Options
-	if c == nil || c.load > 0 && len(s.open) < o.MaxConns {
-		c = &stream{streams: s, ready: make(chan struct{}), done: make(chan struct{}), calls: map[uint16]*call{}}
-		c.idle = time.AfterFunc(time.Hour, c.closeIdle)
-		c.idle.Stop()
-		s.open = append(s.open, c)
-		fresh = true
-		s.upstream.forward.background.Go(c.serve)
-	}
-	if c.load >= o.MaxPipelined {
-		return nil, false, ErrBusy
-	}
-	c.load++
-	c.idle.Stop()
-	return c, fresh, nil
-}
-
-func (s *streams) put(c *stream) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	c.load--
-	if c.load == 0 {
-		c.idle.Reset(idleTimeout)
-	}
 }
 
 func (c *stream) closeIdle() {
@@ -141,22 +60,6 @@ func (c *stream) closeIdle() {
 	if unused {
 		c.fail(errClosed)
 	}
-}
-
-func (s *streams) close() {
-	s.mu.Lock()
-	s.closed = true
-	open := slices.Clone(s.open)
-	s.mu.Unlock()
-	for _, c := range open {
-		c.fail(net.ErrClosed)
-	}
-}
-
-func (s *streams) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.open)
 }
 
 // serve opens the connection and hands out what arrives, until it ends.
@@ -208,22 +111,26 @@ func (c *stream) receive(conn net.Conn) error {
 		if _, err := io.ReadFull(in, msg); err != nil {
 			return errClosed
 		}
-		c.mu.Lock()
-		c.read = time.Now()
-		var asked *call
-		if len(msg) >= wire.HeaderLen {
-			asked = c.calls[binary.BigEndian.Uint16(msg)]
-		}
-		c.mu.Unlock()
-		if asked == nil {
-			continue // too late, or of no question of ours
-		}
-		if r, err := asked.question.read(msg); err == nil {
-			select {
-			case asked.answer <- r:
-			default: // it has one
-			}
-		}
+		c.arrived(msg)
+	}
+}
+
+func (c *stream) arrived(msg []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.read = time.Now()
+	if len(msg) < wire.HeaderLen {
+		return
+	}
+	id := binary.BigEndian.Uint16(msg)
+	asked := c.calls[id]
+	if asked == nil {
+		return // too late, or of no question of ours
+	}
+	if r, err := asked.question.read(msg); err == nil {
+		asked.answer <- r
+		delete(c.calls, id)
+		c.answered++
 	}
 }
 
@@ -231,20 +138,29 @@ func (c *stream) receive(conn net.Conn) error {
 func (c *stream) fail(err error) {
 	s := c.streams
 	s.mu.Lock()
-	if i := slices.Index(s.open, c); i >= 0 {
-		s.open = slices.Delete(s.open, i, i+1)
-	}
-	c.idle.Stop()
-	s.mu.Unlock()
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if c.err == nil {
 		c.err = err
 		close(c.done)
+		if errors.Is(err, errClosed) && c.answered > 0 && len(c.calls) > 0 && time.Since(c.read) < atOnce {
+			s.learn(c.answered)
+		}
 	}
-	if c.conn != nil {
-		closeQuietly(c.conn)
+	conn := c.conn
+	c.mu.Unlock()
+	c.idle.Stop()
+	s.remove(c)
+	s.mu.Unlock()
+	if conn != nil {
+		closeQuietly(conn)
 	}
+}
+
+// useful reports whether any question was answered over it.
+func (c *stream) useful() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.answered > 0
 }
 
 // ended returns why the connection is not usable any more, or nil.
@@ -267,7 +183,7 @@ func (c *stream) ask(ctx context.Context, q *Question, edns bool) (*wire.Respons
 	if err != nil {
 		return nil, err
 	}
-	defer c.end(id)
+	defer c.end(id, asked)
 	sent := time.Now()
 	if err := c.send(q, id, edns); err != nil {
 		c.fail(errClosed)
@@ -310,10 +226,12 @@ func (c *stream) begin(asked *call) (uint16, error) {
 	}
 }
 
-func (c *stream) end(id uint16) {
+func (c *stream) end(id uint16, asked *call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.calls, id)
+	if c.calls[id] == asked {
+		delete(c.calls, id)
+	}
 }
 
 func (c *stream) send(q *Question, id uint16, edns bool) error {

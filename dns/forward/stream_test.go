@@ -190,8 +190,8 @@ func TestConnectionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork()
 		s := &server{answer: nothing}
-		f := n.forwarder(t, Options{Zones: over(TLS, n.add(1, s)), MaxQueries: 50, MaxConns: 3})
-		f.table.Load().upstreams[0].streams.tls = nil // TLS never falls back to UDP; what carries it does not matter
+		f := n.secure(t, n.add(1, s))
+		f.MaxQueries, f.MaxConns = 50, 3
 		defer f.Close()
 		var wg sync.WaitGroup
 		var mu sync.Mutex
@@ -221,6 +221,75 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 		if got := f.Stats()[0].Failures; got > 50 {
 			t.Errorf("%d failures: questions that were not asked count", got)
+		}
+	})
+}
+
+// secure are servers that are asked over TLS, which never falls back to UDP. What
+// carries it does not matter, so it is plain TCP.
+func (n *network) secure(t *testing.T, addr netip.AddrPort) *Forwarder {
+	f := n.forwarder(t, Options{Zones: over(TLS, addr)})
+	f.table.Load().upstreams[0].streams.tls = nil
+	return f
+}
+
+// TestClosesAfterSomeAnswers has a server that closes each connection after a number
+// of answers: every question is answered, the server is not to blame, and once that
+// is known it is asked nothing in vain.
+func TestClosesAfterSomeAnswers(t *testing.T) {
+	for _, after := range []int{1, 3, 20} {
+		t.Run(fmt.Sprint(after), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork()
+				s := &server{after: after, answer: func(q *dns.Msg, conn int) *dns.Msg {
+					time.Sleep(10 * time.Millisecond)
+					return named(q, conn)
+				}}
+				f := n.secure(t, n.add(1, s))
+				defer f.Close()
+				for range 2 {
+					askAll(t, f, 60)
+				}
+				_, before, _, _ := s.counts()
+				askAll(t, f, 60)
+				_, asked, _, most := s.counts()
+				// The server sees the end of one later than we do.
+				if got := f.Stats()[0]; asked-before != 60 || most > 2*4*limitedConns || got.Failures != 0 || !got.Healthy {
+					t.Errorf("%d questions for 60, %d connections at a time, %+v", asked-before, most, got)
+				}
+				time.Sleep(limitLife)
+				s.mu.Lock()
+				s.after = 0
+				was, conns := s.tcp, s.conns
+				s.mu.Unlock()
+				askAll(t, f, 60)
+				if _, asked, all, _ := s.counts(); asked-was != 60 || all-conns != 4 {
+					t.Errorf("it is not tried again: %d questions over %d connections", asked-was, all-conns)
+				}
+			})
+		})
+	}
+}
+
+// TestClosesWithoutAnswer has a server that takes questions and closes.
+func TestClosesWithoutAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		f := n.secure(t, n.add(1, &server{}))
+		f.dial = func(context.Context, string, netip.AddrPort) (net.Conn, error) {
+			near, far := net.Pipe()
+			go func() {
+				_, _ = read(far, true)
+				_ = far.Close()
+			}()
+			return near, nil
+		}
+		defer f.Close()
+		if _, _, err := f.Ask(t.Context(), text(t, "a.example.com")); !errors.Is(err, ErrUnanswered) || !errors.Is(err, errClosed) {
+			t.Errorf("%v", err)
+		}
+		if got := f.Stats()[0]; got.Failures != 1 {
+			t.Errorf("%+v", got)
 		}
 	})
 }

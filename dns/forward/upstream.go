@@ -185,11 +185,14 @@ func (u *upstream) exchange(ctx context.Context, q *Question) (*wire.Response, e
 	u.requests.Add(1)
 	start := time.Now()
 	r, err := u.by(ctx, q, true)
-	if err == nil && (r.Rcode == wire.RcodeFormErr || r.Rcode == wire.RcodeNotImp) {
+	if err == nil && (r.Rcode == wire.RcodeFormErr || r.Rcode == wire.RcodeNotImp || r.Rcode == wire.RcodeBadVers) {
 		// RFC 6891 §7: a server that does not know EDNS says so.
 		r, err = u.by(ctx, q, false)
 	}
 	if err == nil {
+		if r.Rcode >= wire.RcodeBadVers { // about the message, which the client did not send
+			r = wire.Failure(q.Name, q.Type, wire.RcodeServFail)
+		}
 		took := time.Since(start)
 		u.rtt.observe(took)
 		u.times.Observe(r.Rcode, took)
@@ -328,6 +331,9 @@ func (u *upstream) askOn(ctx context.Context, conn net.Conn, q *Question, edns b
 		r, err := q.read(slices.Clone(buf[:n]))
 		if err != nil {
 			continue
+		}
+		if n == len(buf) { // there may be more of it
+			return wire.Truncation(q.Name, q.Type), nil
 		}
 		if u.forward.RandomCase && !q.repeats(r.Msg) {
 			return nil, errCase
