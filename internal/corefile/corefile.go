@@ -44,7 +44,9 @@ func Import(text []byte, zone string) (config.Configuration, []Note, error) {
 		return c, nil, fmt.Errorf("%w: it has no server block", errSyntax)
 	}
 	im := &importer{c: &c}
-	im.run(blocks, zone)
+	if err := im.run(blocks, zone); err != nil {
+		return c, nil, err
+	}
 	slices.SortStableFunc(im.notes, func(a, b Note) int { return a.Line - b.Line })
 	return c, slices.Compact(im.notes), nil
 }

@@ -108,8 +108,10 @@ func TestMistakesNameTheLine(t *testing.T) {
 		".\nerrors":                              "line 2: expected a brace",
 		". {\n {\n }\n}":                         "line 2: a brace opens nothing",
 		"(a) {\n import a\n}\n. {\n import a\n}": "line 2: snippets import each other",
-		"kind: ConfigMap\ndata: {a: b}\n":        "no key Corefile",
-		strings.Repeat("a {\n", 20):              "more than 8 braces",
+		"(a) {\n errors\n}\n. {\n import a 10.0.0.1\n}": "line 5: expected one snippet or file",
+		". {\n errors\n}\na . {\n errors\n}":            "line 4: . of port 53 is served by the block of line 1 already",
+		"kind: ConfigMap\ndata: {a: b}\n":               "no key Corefile",
+		strings.Repeat("a {\n", 20):                     "more than 8 braces",
 	} {
 		if _, _, err := Import([]byte(text), ""); !errors.Is(err, errSyntax) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)

@@ -28,8 +28,10 @@ type server struct {
 	zones   []string // without the last dot; "." for the root
 	port    uint16
 	tls     bool
-	cluster bool // it is for the cluster's zone
-	reverse bool // it is for the names of addresses
+	cluster bool    // it is for the cluster's zone
+	reverse bool    // it is for the names of addresses
+	beside  *server // which says how the shared zones are answered
+	shared  []string
 }
 
 func (im *importer) lost(d directive, why string, args ...any)   { im.note(d, true, why, args...) }
@@ -41,10 +43,13 @@ func (im *importer) note(d directive, lost bool, why string, args ...any) {
 }
 
 // run takes over all blocks.
-func (im *importer) run(blocks []block, zone string) {
+func (im *importer) run(blocks []block, zone string) error {
 	var servers []*server
 	for _, b := range blocks {
 		servers = append(servers, im.server(b))
+	}
+	if err := pair(servers); err != nil {
+		return err
 	}
 	im.zone = strings.TrimSuffix(strings.ToLower(zone), ".")
 	if im.zone == "" {
@@ -66,14 +71,24 @@ func (im *importer) run(blocks []block, zone string) {
 	}
 	for _, s := range servers {
 		if s.port != 53 && !s.tls && len(s.find("bind")) == 0 {
-			im.lost(directive{name: strings.Join(s.keys, " "), line: s.line}, "port %d: name addresses with it in dns.listen; every address answers for every zone", s.port)
+			im.lost(directive{name: s.names(), line: s.line}, "port %d: name addresses with it in dns.listen; every address answers for every zone", s.port)
+		}
+		if s.beside != nil {
+			for _, d := range s.directives {
+				im.besides(s, d)
+			}
+			im.missing(s)
+			if len(s.zones) > 0 {
+				im.uncached(s)
+			}
+			continue
 		}
 		for _, d := range s.directives {
 			im.directive(s, d)
 		}
 		im.uncached(s)
 		if zone == "" && slices.ContainsFunc(s.zones, isPlaceholder) {
-			im.lost(directive{name: strings.Join(s.keys, " "), line: s.line}, "a placeholder: the cluster's zone is taken to be %s; name another with --zone", im.zone)
+			im.lost(directive{name: s.names(), line: s.line}, "a placeholder: the cluster's zone is taken to be %s; name another with --zone", im.zone)
 		}
 	}
 	im.limitLives()
@@ -91,6 +106,7 @@ func (im *importer) run(blocks []block, zone string) {
 		im.note(directive{name: strings.Join(servers[0].keys, " "), line: servers[0].line}, true,
 			"there is no bind with an address: %v is answered on; name others in dns.listen", im.c.DNS.Listen)
 	}
+	return nil
 }
 
 func (b *block) find(name string) []directive {
@@ -221,9 +237,14 @@ func isReverse(zone string) bool {
 
 func isRoot(zones []string) bool { return slices.Contains(zones, ".") }
 
-// isPlaceholder recognises what installers put values in the place of.
+// isPillar recognises what the installers of NodeLocal DNSCache put values in the
+// place of.
+func isPillar(s string) bool { return strings.Contains(strings.ToUpper(s), "__PILLAR__") }
+
+// isPlaceholder recognises what any installer, or CoreDNS at its start, puts a value
+// in the place of.
 func isPlaceholder(s string) bool {
-	return strings.Contains(strings.ToUpper(s), "__PILLAR__") || strings.Contains(s, "{$") || strings.Contains(s, "{%") || strings.Contains(s, "{{")
+	return isPillar(s) || strings.Contains(s, "{$") || strings.Contains(s, "{%") || strings.Contains(s, "{{")
 }
 
 // bind reads the addresses that a block answers on.
@@ -233,12 +254,15 @@ func (im *importer) bind(s *server, d directive) {
 	}
 	local := slices.ContainsFunc(d.args, func(a string) bool {
 		addr, err := netip.ParseAddr(a)
-		return err == nil && addr.IsLinkLocalUnicast() || isPlaceholder(a)
+		return err == nil && addr.IsLinkLocalUnicast() || isPillar(a)
 	})
 	for _, arg := range d.args {
 		addr, err := netip.ParseAddr(arg)
 		switch {
-		case isPlaceholder(arg):
+		case isPlaceholder(arg) && !isPillar(arg):
+			im.lost(d, "%s: a placeholder: name the address in dns.listen", arg)
+			continue
+		case isPillar(arg):
 			im.needed(d, "%s: %v is answered on, and the ClusterIPs of %s are led there by dns.intercept", arg, im.c.DNS.Listen, im.c.DNS.Intercept.Service)
 			im.listens = true
 			continue

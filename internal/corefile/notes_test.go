@@ -1,6 +1,8 @@
 package corefile
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,6 +129,40 @@ func TestOnlyWhatIsAskedFor(t *testing.T) {
 		d := cfg.DNS
 		if d.Cache.Stale.Duration != c.stale || d.Cache.Prefetch != c.prefetch || strings.Join(d.Policies, " ") != c.policies || strings.Join(d.Cache.Zones, " ") != c.zones {
 			t.Errorf("%q: stale %v, prefetch %d, policies %q, zones %q", c.lines, d.Cache.Stale.Duration, d.Cache.Prefetch, d.Policies, d.Cache.Zones)
+		}
+	}
+}
+
+// TestBlocksOfOneZone proves that where blocks have the same zone that of port 53
+// holds, and that what others say otherwise is told.
+func TestBlocksOfOneZone(t *testing.T) {
+	const main = ".:53 {\nbind 10.0.0.53\ncache 30\nforward . 10.0.0.1\n}\n"
+	for what, c := range map[string]struct {
+		text, upstreams, listen string
+		lost                    []string
+	}{
+		"another port":     {main + ".:5353 {\nbind 10.0.0.53\ncache 30\nforward . 10.0.0.2\n}", "10.0.0.1", "10.0.0.53:53 10.0.0.53:5353", []string{"line 9: forward . 10.0.0.2: . is answered alike on every address and port, as the block of line 1 says"}},
+		"the port before":  {".:5353 {\nbind 10.0.0.53\ncache 30\nforward . 10.0.0.2\n}\n" + main, "10.0.0.1", "10.0.0.53:5353 10.0.0.53:53", []string{"line 4: forward . 10.0.0.2: . is answered alike on every address and port, as the block of line 6 says"}},
+		"the same twice":   {main + ".:5353 {\nbind 10.0.0.53\ncache 30\nforward . 10.0.0.1\n}", "10.0.0.1", "10.0.0.53:53 10.0.0.53:5353", nil},
+		"with less":        {main + ".:5353 {\nbind 10.0.0.53\nforward . 10.0.0.1\n}", "10.0.0.1", "10.0.0.53:53 10.0.0.53:5353", []string{"line 6: .:5353: . is answered alike on every address and port, so with cache, as the block of line 1 says"}},
+		"another address":  {main + ". {\nbind 10.0.0.54\nforward . 10.0.0.2\ncache 30\n}", "10.0.0.1", "10.0.0.53:53 10.0.0.54:53", []string{"line 8: forward . 10.0.0.2: . is answered alike on every address and port, as the block of line 1 says"}},
+		"a variable":       {". {\nbind {$NODE_IP} 169.254.20.10\ncache 30\nforward . 10.0.0.1\n}", "10.0.0.1", "169.254.20.10:53", []string{"line 2: bind {$NODE_IP} 169.254.20.10: {$NODE_IP}: a placeholder: name the address in dns.listen"}},
+		"another zone too": {main + "a.example:5353 {\nbind 10.0.0.53\ncache 30\nforward . 10.0.0.2\n}", "10.0.0.1 a.example=10.0.0.2", "10.0.0.53:53 10.0.0.53:5353", nil},
+	} {
+		cfg, notes, err := Import([]byte(c.text), "cluster.local")
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		var lost []string
+		for _, n := range notes {
+			if n.Lost {
+				lost = append(lost, n.String())
+			}
+		}
+		listen := strings.Trim(fmt.Sprint(cfg.DNS.Listen), "[]")
+		if !slices.Equal(lost, c.lost) || strings.Join(cfg.DNS.Upstreams, " ") != c.upstreams || listen != c.listen {
+			t.Errorf("%s: upstreams %q, listen %q, lost\n%s", what, cfg.DNS.Upstreams, listen, strings.Join(lost, "\n"))
 		}
 	}
 }

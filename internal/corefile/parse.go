@@ -194,7 +194,10 @@ func (p *parser) expand(list []directive, depth int, total *int) ([]directive, e
 			return nil, syntaxError(d.line, "snippets import each other, or too much")
 		}
 		snippet, ok := []directive(nil), false
-		if d.name == "import" && len(d.args) == 1 {
+		if d.name == "import" {
+			if len(d.args) != 1 {
+				return nil, syntaxError(d.line, "expected one snippet or file after import, found %q", d.args)
+			}
 			snippet, ok = p.snippets[d.args[0]]
 		}
 		if !ok {
