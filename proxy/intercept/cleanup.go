@@ -10,7 +10,7 @@ import (
 
 // Cleanup removes all that any process has made.
 func Cleanup() error {
-	t, err := openTable(0)
+	t, err := openTable()
 	if err != nil {
 		return err
 	}
@@ -25,7 +25,7 @@ const lookEvery = time.Second
 // does: what earlier ones left would lead its clients past it, and to endpoints that
 // nobody keeps current any more. It reports whether there was anything.
 func Retire(ctx context.Context) (found bool, err error) {
-	t, err := openTable(0)
+	t, err := openTable()
 	if err != nil {
 		return false, err
 	}

@@ -82,7 +82,7 @@ func New(o Options) (*Interceptor, error) {
 	if err := CheckAddresses(o.Addresses); err != nil {
 		return nil, fmt.Errorf("intercept: %w", err)
 	}
-	t, err := openTable(0)
+	t, err := openTable()
 	if err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 // network namespace, as a [*proxy.UnsupportedError], or nil. It changes nothing:
 // the kernel is given all that is needed and then told to forget it.
 func Probe() error {
-	t, err := openTable(0)
+	t, err := openTable()
 	if err != nil {
 		return err
 	}

@@ -30,12 +30,12 @@ type table struct {
 	sum        uint64
 }
 
-func openTable(seat int) (*table, error) {
+func openTable() (*table, error) {
 	s, err := nfnl.Dial(-1)
 	if err != nil {
 		return nil, unsupported(err)
 	}
-	return &table{sock: s, seat: seat}, nil
+	return &table{sock: s}, nil
 }
 
 func (t *table) close() { t.sock.Close() }
