@@ -63,9 +63,13 @@ func (p *process) newNameServer(o dns.Options) (*nameServer, error) {
 	return s, nil
 }
 
+// retireAfter is longer than the kubelet lets a container that crashes wait for its
+// next start, 5 minutes.
+const retireAfter = 10 * time.Minute
+
 // retireInterception removes the rules of earlier processes.
 func (p *process) retireInterception() error {
-	found, err := intercept.Retire(p.ctx)
+	found, err := intercept.Retire(p.ctx, retireAfter)
 	switch _, unable := errors.AsType[*proxy.UnsupportedError](err); {
 	case unable: // then there are none, or others of this machine see to them
 	case err != nil:

@@ -21,10 +21,12 @@ func Cleanup() error {
 // lookEvery is how often [Retire] looks for others.
 const lookEvery = time.Second
 
-// Retire is [Cleanup] by a server that does not intercept, as soon as no other process
-// does: what earlier ones left would lead its clients past it, and to endpoints that
-// nobody keeps current any more. It reports whether there was anything.
-func Retire(ctx context.Context) (found bool, err error) {
+// Retire is [Cleanup] by a server that does not intercept, when no other process has
+// done so for a time: what earlier ones left leads to endpoints that nobody keeps
+// current any more. The time has to be longer than a process that crashes waits for its
+// next start, because until then Pods need what it left. It reports whether there was
+// anything.
+func Retire(ctx context.Context, after time.Duration) (found bool, err error) {
 	t, err := openTable()
 	if err != nil {
 		return false, err
@@ -42,7 +44,10 @@ func Retire(ctx context.Context) (found bool, err error) {
 	}
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	for inUse() {
+	for used := time.Now(); time.Since(used) < after; {
+		if inUse() {
+			used = time.Now()
+		}
 		select {
 		case <-look.C:
 		case <-ctx.Done():

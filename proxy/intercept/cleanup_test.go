@@ -16,7 +16,7 @@ func TestRetire(t *testing.T) {
 	retire := func(ctx context.Context) (found bool) {
 		t.Helper()
 		err := w.node.Do(func() (err error) {
-			found, err = Retire(ctx)
+			found, err = Retire(ctx, 2*lookEvery)
 			return err
 		})
 		if err != nil {
@@ -28,7 +28,7 @@ func TestRetire(t *testing.T) {
 		t.Error("something was found on a node that no process has been on")
 	}
 	p := w.start(w.config())
-	ctx, cancel := context.WithTimeout(t.Context(), 2*lookEvery)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*lookEvery)
 	defer cancel()
 	if retire(ctx) {
 		t.Error("the rules of a living process are removed")
@@ -36,7 +36,7 @@ func TestRetire(t *testing.T) {
 	w.check(byNode, w.targets()...)
 	retired := make(chan bool)
 	go func() { retired <- retire(t.Context()) }()
-	time.Sleep(lookEvery)
+	time.Sleep(3 * lookEvery)
 	p.signal(syscall.SIGTERM)
 	if err := p.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, p.log)
