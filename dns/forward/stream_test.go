@@ -140,6 +140,30 @@ func TestTCPStalls(t *testing.T) {
 	})
 }
 
+// TestSlowNameOverTCP proves that a name that takes its time does not turn others away
+// from TCP.
+func TestSlowNameOverTCP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		s := &server{answer: func(q *dns.Msg, conn int) *dns.Msg {
+			if strings.HasPrefix(q.Question[0].Name, "n0.") {
+				time.Sleep(2 * hedgeUnknown)
+			}
+			return named(q, conn)
+		}}
+		f := n.forwarder(t, Options{Zones: over(TCP, n.add(1, s)), Attempts: 1})
+		defer f.Close()
+		askAll(t, f, 1)
+		if _, _, err := f.Ask(t.Context(), text(t, "quick.example.com.")); err != nil {
+			t.Fatal(err)
+		}
+		if udp, tcp, _, _ := s.counts(); udp != 1 || tcp != 2 {
+			t.Errorf("%d questions over UDP and %d over TCP, want 1 for the slow name, and 2", udp, tcp)
+		}
+		time.Sleep(2 * hedgeUnknown) // for the server to be done
+	})
+}
+
 // TestTCPRefused has a server without TCP.
 func TestTCPRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

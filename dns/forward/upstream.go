@@ -232,7 +232,8 @@ func (u *upstream) byUDP(ctx context.Context, q *Question, edns bool) (*wire.Res
 }
 
 // byTCP asks over TCP, and over UDP too when there is no answer in time: some
-// servers and the way to them know only UDP.
+// servers and the way to them know only UDP. If that answers first it is so; if not, it
+// is the name that takes long.
 func (u *upstream) byTCP(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
 	if time.Now().UnixNano() < u.stalled.Load() {
 		r, err := u.byUDP(ctx, q, edns)
@@ -243,20 +244,30 @@ func (u *upstream) byTCP(ctx context.Context, q *Question, edns bool) (*wire.Res
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(errSlower)
 	answers := make(chan result, 2)
-	ask := func(by func(context.Context, *Question, bool) (*wire.Response, error)) {
+	const tcp, udp = 0, 1
+	ask := func(how int, by func(context.Context, *Question, bool) (*wire.Response, error)) {
 		r, err := by(ctx, q, edns)
-		answers <- result{resp: r, err: err}
+		answers <- result{how, r, err}
 	}
-	go ask(u.streams.ask)
+	go ask(tcp, u.streams.ask)
 	stall := time.NewTimer(u.hedge())
 	defer stall.Stop()
-	pending, udp := 1, false
+	pending, both, silent := 1, false, true
 	var part *wire.Response
 	var errs []error
 	for pending > 0 {
 		select {
 		case a := <-answers:
 			pending--
+			switch {
+			case a.try == tcp:
+				silent = false
+				if a.err != nil && ctx.Err() == nil {
+					u.tcpStalls(a.err)
+				}
+			case a.err == nil && silent:
+				u.tcpStalls(nil)
+			}
 			switch {
 			case a.err == nil && !a.resp.Truncated:
 				return a.resp, nil
@@ -267,11 +278,10 @@ func (u *upstream) byTCP(ctx context.Context, q *Question, edns bool) (*wire.Res
 			}
 		case <-stall.C:
 		}
-		if !udp {
-			udp = true
+		if !both {
+			both = true
 			pending++
-			u.tcpStalls(errors.Join(errs...))
-			go ask(u.udp)
+			go ask(udp, u.udp)
 		}
 	}
 	if part != nil {
