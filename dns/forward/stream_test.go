@@ -295,6 +295,69 @@ func TestClosesAfterSomeAnswers(t *testing.T) {
 	}
 }
 
+// TestRestartIsNoLimit has a server that closes one connection after its first answer,
+// as when it starts anew: it is asked as before.
+func TestRestartIsNoLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		s := &server{after: 1, answer: func(q *dns.Msg, conn int) *dns.Msg {
+			time.Sleep(100 * time.Millisecond)
+			return named(q, conn)
+		}}
+		addr := n.add(1, s)
+		f := n.secure(t, addr)
+		defer f.Close()
+		f.MaxConns = 1
+		time.AfterFunc(150*time.Millisecond, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.after = 0
+		})
+		askAll(t, f, 2)
+		start := time.Now()
+		askAll(t, f, 60)
+		if _, _, conns, _ := s.counts(); conns != 2 || time.Since(start) != 100*time.Millisecond {
+			t.Errorf("%d connections, 60 questions take %v", conns, time.Since(start))
+		}
+	})
+}
+
+// TestWaitsForAConnection has a server that takes one question a connection, and more
+// questions than it can answer in time: what comes too late is no failure of it.
+func TestWaitsForAConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		s := &server{after: 1, answer: func(q *dns.Msg, conn int) *dns.Msg {
+			time.Sleep(500 * time.Millisecond)
+			return named(q, conn)
+		}}
+		f := n.secure(t, n.add(1, s))
+		defer f.Close()
+		for range 3 {
+			var wg sync.WaitGroup
+			for i := range 400 {
+				wg.Go(func() {
+					_, _, err := f.Ask(t.Context(), text(t, fmt.Sprintf("n%d.example.com.", i)))
+					if err != nil && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrUnanswered) {
+						t.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+			f.table.Load().upstreams[0].streams.mu.Lock()
+			if waiting := len(f.table.Load().upstreams[0].streams.waiting); waiting != 0 {
+				t.Errorf("%d wait for nothing", waiting)
+			}
+			f.table.Load().upstreams[0].streams.mu.Unlock()
+		}
+		if got := f.Stats()[0]; got.Failures != 0 || !got.Healthy {
+			t.Errorf("%+v", got)
+		}
+		time.Sleep(time.Second)
+		askAll(t, f, 30)
+	})
+}
+
 // TestClosesWithoutAnswer has a server that takes questions and closes.
 func TestClosesWithoutAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -17,12 +17,15 @@ const (
 	// connections instead of answering it.
 	mostTries = 4
 	// A server may close a connection after some number of questions, often after
-	// one. How many is learned from a connection that ends with questions left, at
-	// once after an answer. It holds for limitLife, and there may be limitedConns
-	// times as many connections meanwhile.
+	// one. How many is learned from two connections that end after the same, with
+	// questions left, at once after an answer. It holds for limitLife, and there may
+	// be limitedConns times as many connections meanwhile.
 	atOnce       = time.Second
-	limitLife    = 10 * time.Minute
+	limitLife    = time.Minute
 	limitedConns = 8
+	// queuedLate is how long a question may have waited for a connection, that the
+	// server is to blame for what it does not answer.
+	queuedLate = 250 * time.Millisecond
 )
 
 // streams are the connections to one server over TCP or TLS. Questions are
@@ -32,17 +35,17 @@ type streams struct {
 	upstream *upstream
 	tls      *tls.Config // nil for TCP
 
-	mu     sync.Mutex // guards all below
-	open   []*stream
-	ended  chan struct{} // closed and replaced when one of them ends
-	limit  int           // questions that the server takes on one
-	until  time.Time     // the limit holds
-	closed bool
+	mu      sync.Mutex // guards all below
+	open    []*stream
+	waiting []chan struct{} // for one of them to end; closed in turn
+	limit   int             // questions that the server takes on one
+	until   time.Time       // the limit holds
+	last    int             // after so many one ended last
+	closed  bool
 }
 
 func (s *streams) init(u *upstream) {
 	s.upstream = u
-	s.ended = make(chan struct{})
 	if u.Protocol != TLS {
 		return
 	}
@@ -61,12 +64,17 @@ func (s *streams) init(u *upstream) {
 // asked again (RFC 7766 §6.2.4); that is a failure only where it answered nobody.
 func (s *streams) ask(ctx context.Context, q *Question, edns bool) (*wire.Response, error) {
 	for try := 1; ; try++ {
+		start := time.Now()
 		c, fresh, err := s.get(ctx)
 		if err != nil {
 			return nil, err
 		}
+		late := time.Since(start) >= queuedLate
 		r, err := c.ask(ctx, q, edns)
 		s.put(c)
+		if late && err != nil && ctx.Err() != nil {
+			return nil, ErrBusy
+		}
 		again := errors.Is(err, errClosed) && (!fresh || c.useful())
 		if !again || try == mostTries || ctx.Err() != nil {
 			return r, err
@@ -81,17 +89,41 @@ func (s *streams) get(ctx context.Context) (c *stream, fresh bool, err error) {
 	for {
 		s.mu.Lock()
 		c, fresh, err = s.pick()
-		ended := s.ended
+		turn := make(chan struct{})
+		if c == nil && err == nil {
+			s.waiting = append(s.waiting, turn)
+		}
 		s.mu.Unlock()
 		if c != nil || err != nil {
 			return c, fresh, err
 		}
 		select {
-		case <-ended:
+		case <-turn:
 		case <-ctx.Done():
+			s.giveUp(turn)
 			return nil, false, ErrBusy
 		}
 	}
+}
+
+// wake has some of those that wait look again. s.mu is held.
+func (s *streams) wake(n int) {
+	n = min(n, len(s.waiting))
+	for _, turn := range s.waiting[:n] {
+		close(turn)
+	}
+	s.waiting = slices.Delete(s.waiting, 0, n)
+}
+
+// giveUp takes out one that does not wait any more, or passes its turn on.
+func (s *streams) giveUp(turn chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i := slices.Index(s.waiting, turn); i >= 0 {
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+		return
+	}
+	s.wake(1)
 }
 
 // pick returns no connection where one has to end first. s.mu is held.
@@ -143,6 +175,9 @@ func (s *streams) put(c *stream) {
 	if unused && !spent {
 		c.idle.Reset(idleTimeout)
 	}
+	if !s.limited() {
+		s.wake(len(s.waiting))
+	}
 	s.mu.Unlock()
 	if unused && spent {
 		c.fail(errClosed)
@@ -159,21 +194,28 @@ func (s *streams) spent(c *stream) bool { return s.limited() && c.asked >= s.lim
 // learn takes in that the server closed a connection after so many answers. s.mu is
 // held.
 func (s *streams) learn(answered int) {
-	s.limit, s.until = answered, time.Now().Add(limitLife)
+	if answered == s.last {
+		s.limit, s.until = answered, time.Now().Add(limitLife)
+	}
+	s.last = answered
 }
 
 // remove takes in that a connection has ended. s.mu is held.
 func (s *streams) remove(c *stream) {
 	if i := slices.Index(s.open, c); i >= 0 {
 		s.open = slices.Delete(s.open, i, i+1)
-		close(s.ended)
-		s.ended = make(chan struct{})
+		if s.limited() {
+			s.wake(s.limit)
+		} else {
+			s.wake(len(s.waiting))
+		}
 	}
 }
 
 func (s *streams) close() {
 	s.mu.Lock()
 	s.closed = true
+	s.wake(len(s.waiting))
 	open := slices.Clone(s.open)
 	s.mu.Unlock()
 	for _, c := range open {
