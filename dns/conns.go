@@ -21,6 +21,7 @@ type stream struct {
 	patience       time.Duration // for a client to read
 	pending        sync.WaitGroup
 	slots          chan struct{}
+	unread         int          // octets of answers that the client has not taken yet; guarded by conns.mu
 	idle           atomic.Int64 // since when nothing is under way, in nanoseconds of Unix time; 0: something is
 
 	mu  sync.Mutex // guards out
@@ -48,7 +49,11 @@ type conns struct {
 	mu      sync.Mutex // guards all below
 	all     map[*stream]struct{}
 	clients map[netip.Addr]int
+	unread  int // of all
 }
+
+// maxUnread bounds the answers that clients have not taken yet, in octets of memory.
+const maxUnread = 32 << 20
 
 // admit takes in a connection, or returns nil if there are too many.
 func (s *conns) admit(conn *net.TCPConn, most, perClient int) *stream {
@@ -112,6 +117,42 @@ func (s *conns) evictLocked() bool {
 	return true
 }
 
+// owe takes in that an answer needs so many octets until the client has taken it. Where
+// that is too much, the connection with most is closed: who fills the memory pushes out
+// himself. It reports whether this one is still open.
+func (s *conns) owe(c *stream, octets int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.all[c]; !ok {
+		return false
+	}
+	c.unread += octets
+	s.unread += octets
+	if s.unread <= maxUnread {
+		return true
+	}
+	victim := c
+	for o := range s.all {
+		if o.unread > victim.unread {
+			victim = o
+		}
+	}
+	s.counts.unread.Add(1)
+	s.remove(victim)
+	_ = victim.raw.Close() // who writes finds out
+	return victim != c
+}
+
+// paid is the end of owe.
+func (s *conns) paid(c *stream, octets int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.all[c]; ok {
+		c.unread -= octets
+		s.unread -= octets
+	}
+}
+
 // leave takes a connection out.
 func (s *conns) leave(c *stream) {
 	s.mu.Lock()
@@ -124,6 +165,7 @@ func (s *conns) remove(c *stream) {
 		return // evicted before
 	}
 	delete(s.all, c)
+	s.unread -= c.unread
 	who := c.client.Addr()
 	if s.clients[who]--; s.clients[who] == 0 {
 		delete(s.clients, who)

@@ -9,14 +9,15 @@ import (
 // limitCounts are what is counted of limits, and of names that are answered by way
 // of others.
 type limitCounts struct {
-	refused, clientRefused, evicted atomic.Uint64 // connections
-	oversized                       atomic.Uint64
-	completed, rewritten            atomic.Uint64
+	refused, clientRefused, evicted, unread atomic.Uint64 // connections
+	oversized                               atomic.Uint64
+	completed, rewritten                    atomic.Uint64
 }
 
 var (
 	descRefused    = desc("tcp_refused_total", "TCP connections closed at once, by why: too many in all, or of one client.", "limit")
 	descEvicted    = desc("tcp_evicted_total", "Idle TCP connections closed to make room for others.")
+	descUnread     = desc("tcp_unread_total", "TCP connections closed because their answers, which the client did not read, took too much memory.")
 	descOversized  = desc("tcp_oversized_total", "TCP connections closed because of a message that is too long for a query.")
 	descLimited    = desc("rate_limited_total", "Queries over their client's limit, by what became of them.", "action")
 	descCompleted  = desc("autopath_total", "Queries answered by completing the search path of a Pod.")
@@ -27,7 +28,7 @@ var (
 )
 
 func describeLimits(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descEvicted, descOversized, descLimited, descCompleted, descRewritten, descHosts, descTapped, descLogDropped} {
+	for _, d := range []*prometheus.Desc{descEvicted, descUnread, descOversized, descLimited, descCompleted, descRewritten, descHosts, descTapped, descLogDropped} {
 		ch <- d
 	}
 }
@@ -40,6 +41,7 @@ func (s *Server) collectLimits(ch chan<- prometheus.Metric) {
 	counter(descRefused, l.refused.Load(), "total")
 	counter(descRefused, l.clientRefused.Load(), "client")
 	counter(descEvicted, l.evicted.Load())
+	counter(descUnread, l.unread.Load())
 	counter(descOversized, l.oversized.Load())
 	counter(descCompleted, l.completed.Load())
 	counter(descRewritten, l.rewritten.Load())

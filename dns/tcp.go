@@ -179,42 +179,59 @@ func (s *Server) answerStream(work context.Context, c *stream, msg []byte) error
 	w := s.workers.Get().(*worker)
 	defer s.workers.Put(w)
 	w.six, w.client, w.server, w.protocol = isIPv6(c.conn.LocalAddr()), c.client, c.server, c.protocol
-	room := s.rooms.Get().(*[]byte)
-	defer s.rooms.Put(room)
 	now := time.Now()
 	w.now = now
-	if len(s.Transfer) > 0 && w.query.Parse(msg, true) == wire.Refused && s.mayTransfer(w) {
-		return s.sendTransfer(work, c, w, msg, *room, now)
-	}
-	reply, m := s.answer(w, msg, *room, true, nil)
-	if m.name == nil {
-		if len(reply) == 0 {
-			return nil
-		}
-		s.observe(w, msg, reply, now)
-		w.took(now)
-		return c.write(reply)
+	m, err := s.answerAtOnce(work, c, w, msg)
+	if err != nil || m.name == nil {
+		return err
 	}
 	c.slots <- struct{}{}
 	c.pending.Add(1)
-	s.await(work, w, m, w.pend(msg, now, func(reply []byte) {
-		// A client that does not read must not hold up others that wait for
-		// the same.
-		go c.late(append([]byte(nil), reply...))
-	}))
+	s.await(work, w, m, w.pend(msg, now, func(reply []byte) { s.answerLate(c, reply) }))
 	return nil
 }
 
-// late sends an answer that was waited for.
-func (c *stream) late(reply []byte) {
-	defer func() {
+// answerAtOnce answers a query, unless it returns what is missing.
+func (s *Server) answerAtOnce(work context.Context, c *stream, w *worker, msg []byte) (miss, error) {
+	if !s.conns.owe(c, wire.MaxMessage) {
+		return miss{}, net.ErrClosed
+	}
+	defer s.conns.paid(c, wire.MaxMessage)
+	room := s.rooms.Get().(*[]byte)
+	defer s.rooms.Put(room)
+	if len(s.Transfer) > 0 && w.query.Parse(msg, true) == wire.Refused && s.mayTransfer(w) {
+		return miss{}, s.sendTransfer(work, c, w, msg, *room, w.now)
+	}
+	received := w.now
+	reply, m := s.answer(w, msg, *room, true, nil)
+	if m.name != nil || len(reply) == 0 {
+		return m, nil
+	}
+	s.observe(w, msg, reply, received)
+	w.took(received)
+	return miss{}, c.write(reply)
+}
+
+// answerLate sends an answer that was waited for. A client that does not read must not
+// hold up others that wait for the same.
+func (s *Server) answerLate(c *stream, reply []byte) {
+	done := func() {
 		<-c.slots
 		c.pending.Done()
-	}()
-	if len(reply) > 0 && c.write(reply) == nil {
-		// A client that is gone is no concern of ours.
-		_ = c.flush()
 	}
+	if len(reply) == 0 || !s.conns.owe(c, len(reply)) {
+		done()
+		return
+	}
+	reply = append([]byte(nil), reply...)
+	go func() {
+		defer done()
+		defer s.conns.paid(c, len(reply))
+		if c.write(reply) == nil {
+			// A client that is gone is no concern of ours.
+			_ = c.flush()
+		}
+	}()
 }
 
 func (c *stream) write(msg []byte) error {

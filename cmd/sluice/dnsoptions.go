@@ -56,8 +56,15 @@ func (p *process) dnsOptions() (dns.Options, error) {
 		m.add(fmt.Sprintf("dns.rewrites[%d]: ", i), err)
 		o.Rewrites = append(o.Rewrites, r)
 	}
+	lives := map[string]int{}
 	for i, text := range c.Cache.Zones {
 		l, err := dns.ParseLife(text)
+		zone := strings.ToLower(strings.TrimSuffix(l.Zone, "."))
+		if first, twice := lives[zone]; err == nil && twice {
+			err = fmt.Errorf("expected each zone once, found %q, which dns.cache.zones[%d] has", l.Zone, first)
+		} else if err == nil {
+			lives[zone] = i
+		}
 		m.add(fmt.Sprintf("dns.cache.zones[%d]: ", i), err)
 		o.Lives = append(o.Lives, l)
 	}
@@ -76,7 +83,7 @@ func (p *process) dnsOptions() (dns.Options, error) {
 		// Mode auto is for what a kernel cannot do, not for a slip.
 		m.add("dns.intercept.", intercept.CheckAddresses(c.Intercept.Addresses))
 	}
-	if len(c.TLS.Listen) > 0 {
+	if len(c.TLS.Listen) > 0 && c.TLS.CertFile != "" && c.TLS.KeyFile != "" {
 		m.add("dns.tls.", o.TLS.Check())
 	}
 	if c.Dnstap.Socket != "" {

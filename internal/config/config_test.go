@@ -92,6 +92,19 @@ func TestMistakesNameTheField(t *testing.T) {
 	}
 }
 
+// TestSwitches proves that on and off need no quotes.
+func TestSwitches(t *testing.T) {
+	for text, want := range map[string]Switch{"on": "on", "off": "off", "auto": "auto", `"off"`: "off", "true": "on"} {
+		c, err := load(t, head+"dns: {intercept: {mode: "+text+"}}\n")
+		if err != nil || c.DNS.Intercept.Mode != want {
+			t.Errorf("%s: %q, %v", text, c.DNS.Intercept.Mode, err)
+		}
+	}
+	if _, err := load(t, head+"dns: {intercept: {mode: 1}}\n"); err == nil || !strings.Contains(err.Error(), "dns.intercept.mode: expected text, found 1") {
+		t.Errorf("a number: %v", err)
+	}
+}
+
 // TestEveryFieldHasAFlag proves that what can be written in the file can be
 // given as a flag, and that both read the same text.
 func TestEveryFieldHasAFlag(t *testing.T) {

@@ -98,7 +98,7 @@ type DNSTap struct {
 
 // DNSIntercept is how Pods reach the name server of their node.
 type DNSIntercept struct {
-	Mode      string       `json:"mode,omitempty" usage:"answer the addresses below and the ClusterIPs of the DNS Service on this node, whatever proxies Services: on, off, or auto for where the kernel can"`
+	Mode      Switch       `json:"mode,omitempty" usage:"answer the addresses below and the ClusterIPs of the DNS Service on this node, whatever proxies Services: on, off, or auto for where the kernel can"`
 	Addresses []netip.Addr `json:"addresses,omitempty" usage:"addresses that every node answers itself, such as link-local ones"`
 	Service   string       `json:"service,omitempty" usage:"NAMESPACE/NAME of the cluster's DNS Service; its endpoints take over when this process does not answer"`
 }
@@ -145,7 +145,7 @@ func (d *DNS) validate() error {
 	c := &d.Cache
 	errs := []error{
 		oneOf("dns.pods", d.Pods, "disabled", "insecure", "verified"),
-		oneOf("dns.intercept.mode", d.Intercept.Mode, "auto", "on", "off"),
+		oneOf("dns.intercept.mode", string(d.Intercept.Mode), "auto", "on", "off"),
 		objectName("dns.intercept.service", d.Intercept.Service),
 		wholeSeconds("dns.ttl", d.TTL, 0, time.Hour),
 		wholeSeconds("dns.hosts.ttl", d.Hosts.TTL, 0, maxTTL),
@@ -260,10 +260,17 @@ func (d *DNS) validateServing() error {
 	if len(d.TLS.Listen) > 0 && (d.TLS.CertFile == "" || d.TLS.KeyFile == "") {
 		errs = append(errs, errors.New("dns.tls: expected certFile and keyFile with listen"))
 	}
-	if r := d.RateLimit; r.PerSecond > maxPerSecond || r.Burst > maxPerSecond || r.Slip > maxPerSecond {
-		errs = append(errs, fmt.Errorf("dns.rateLimit: expected numbers of at most %d", maxPerSecond))
-	} else if r.IPv4Prefix == 0 || r.IPv4Prefix > 32 || r.IPv6Prefix == 0 || r.IPv6Prefix > 128 {
-		errs = append(errs, fmt.Errorf("dns.rateLimit: expected prefixes of 1 to 32 and 1 to 128 bits, found %d and %d", r.IPv4Prefix, r.IPv6Prefix))
+	r := d.RateLimit
+	for _, n := range []struct {
+		key                string
+		value, least, most uint32
+	}{
+		{"perSecond", r.PerSecond, 0, maxPerSecond}, {"burst", r.Burst, 0, maxPerSecond}, {"slip", r.Slip, 0, maxPerSecond},
+		{"ipv4Prefix", r.IPv4Prefix, 1, 32}, {"ipv6Prefix", r.IPv6Prefix, 1, 128},
+	} {
+		if n.value < n.least || n.value > n.most {
+			errs = append(errs, fmt.Errorf("dns.rateLimit.%s: expected %d to %d, found %d", n.key, n.least, n.most, n.value))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -189,9 +189,9 @@ func (im *importer) limitLives() {
 		if l.answer == 0 && slices.ContainsFunc(im.lives, func(o life) bool { return o.zone == l.zone && o.answer > 0 }) {
 			continue // another block for the zone has a cache
 		}
-		text := fmt.Sprintf("%s=%v/%v", l.zone, l.answer, l.negative)
-		if !slices.Contains(c.Zones, text) {
-			c.Zones = append(c.Zones, text)
+		// Where a block has two caches the first counts.
+		if !slices.ContainsFunc(c.Zones, func(o string) bool { return strings.HasPrefix(o, l.zone+"=") }) {
+			c.Zones = append(c.Zones, fmt.Sprintf("%s=%v/%v", l.zone, l.answer, l.negative))
 		}
 	}
 	if most.answer > 0 {

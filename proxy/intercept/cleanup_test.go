@@ -41,6 +41,12 @@ func TestRetire(t *testing.T) {
 	if err := p.Wait(); err != nil {
 		t.Fatalf("%v\n%s", err, p.log)
 	}
+	// Another server is no process that intercepts.
+	other, err := w.node.ListenPacket("udp", "0.0.0.0:53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
 	if !<-retired {
 		t.Error("nothing was found")
 	}

@@ -383,3 +383,14 @@ func TestFamilies(t *testing.T) {
 	})
 	w.check(byNode, six)
 }
+
+// TestWildcard proves that a server may answer on all addresses besides.
+func TestWildcard(t *testing.T) {
+	w := newWorld(t)
+	c := w.config()
+	c.Listen = []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:53")}
+	w.start(c)
+	w.start(c)
+	w.check(byNode, w.targets()...)
+	w.check(byNode, target{w.pod.Namespace, "udp", w.node.IPv4()}, target{w.pod.Namespace, "tcp", w.node.IPv4()})
+}

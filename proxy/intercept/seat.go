@@ -58,6 +58,10 @@ func server(family proxy.Family, seat, slot int) netip.Addr { return address(fam
 // prober is where the server of a seat is asked from whether it is alive.
 func prober(family proxy.Family, seat int) netip.Addr { return address(family, seat, proberSlot) }
 
+// claimPort is the port of the sockets that stand for seats, and that servers are asked
+// from. It is not that of DNS, which a server may have on all addresses.
+const claimPort = 20053
+
 // claim is a seat that this process has. Its sockets are bound to no other's
 // addresses, so the kernel frees it with the process.
 type claim struct {
@@ -95,7 +99,7 @@ func taken(family proxy.Family, seat int) bool {
 	if err == nil {
 		_ = c.Close()
 	}
-	return err != nil
+	return errors.Is(err, unix.EADDRINUSE)
 }
 
 // bind opens the socket that stands for a seat.
@@ -115,7 +119,7 @@ func bind(family proxy.Family, seat int) (*net.UDPConn, error) {
 	if family == proxy.IPv6 {
 		network = "udp6"
 	}
-	c, err := lc.ListenPacket(context.Background(), network, netip.AddrPortFrom(prober(family, seat), Port).String())
+	c, err := lc.ListenPacket(context.Background(), network, netip.AddrPortFrom(prober(family, seat), claimPort).String())
 	if err != nil {
 		return nil, fmt.Errorf("intercept: %w", err)
 	}
