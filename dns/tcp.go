@@ -202,13 +202,12 @@ func (s *Server) answerAtOnce(work context.Context, c *stream, w *worker, msg []
 	if len(s.Transfer) > 0 && w.query.Parse(msg, true) == wire.Refused && s.mayTransfer(w) {
 		return miss{}, s.sendTransfer(work, c, w, msg, *room, w.now)
 	}
-	received := w.now
 	reply, m := s.answer(w, msg, *room, true, nil)
 	if m.name != nil || len(reply) == 0 {
 		return m, nil
 	}
-	s.observe(w, msg, reply, received)
-	w.took(received)
+	s.observe(w, msg, reply, w.now)
+	w.took(w.now)
 	return miss{}, c.write(reply)
 }
 

@@ -56,15 +56,8 @@ func (p *process) dnsOptions() (dns.Options, error) {
 		m.add(fmt.Sprintf("dns.rewrites[%d]: ", i), err)
 		o.Rewrites = append(o.Rewrites, r)
 	}
-	lives := map[string]int{}
 	for i, text := range c.Cache.Zones {
 		l, err := dns.ParseLife(text)
-		zone := strings.ToLower(strings.TrimSuffix(l.Zone, "."))
-		if first, twice := lives[zone]; err == nil && twice {
-			err = fmt.Errorf("expected each zone once, found %q, which dns.cache.zones[%d] has", l.Zone, first)
-		} else if err == nil {
-			lives[zone] = i
-		}
 		m.add(fmt.Sprintf("dns.cache.zones[%d]: ", i), err)
 		o.Lives = append(o.Lives, l)
 	}

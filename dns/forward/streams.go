@@ -23,8 +23,8 @@ const (
 	atOnce       = time.Second
 	limitLife    = time.Minute
 	limitedConns = 8
-	// queuedLate is how long a question may have waited for a connection, that the
-	// server is to blame for what it does not answer.
+	// queuedLate is how long a question may wait for a connection. The server is not
+	// to blame for what was asked later and is not answered in the time that is left.
 	queuedLate = 250 * time.Millisecond
 )
 

@@ -212,15 +212,21 @@ func (d *DNS) validateCompanions() error {
 	need("dns.tls.certFile", d.TLS.CertFile != "", "dns.tls.listen", len(d.TLS.Listen) > 0)
 	need("dns.tls.keyFile", d.TLS.KeyFile != "", "dns.tls.listen", len(d.TLS.Listen) > 0)
 	need("dns.search", len(d.Search) > 0, "dns.autopath", d.Autopath)
+	return errors.Join(append(errs, eachOnce("dns.rewrites", d.Rewrites), eachOnce("dns.cache.zones", d.Cache.Zones))...)
+}
+
+// eachOnce checks that no two entries of a list, as NAME=VALUE, are for one name.
+func eachOnce(field string, list []string) error {
+	var errs []error
 	seen := map[string]int{}
-	for i, text := range d.Rewrites {
-		from, _, _ := strings.Cut(text, "=")
-		from = plain(from)
-		if first, twice := seen[from]; twice {
-			errs = append(errs, fmt.Errorf("dns.rewrites[%d]: expected each name once, found %q, which dns.rewrites[%d] rewrites", i, from, first))
+	for i, text := range list {
+		name, _, _ := strings.Cut(text, "=")
+		name = plain(name)
+		if first, twice := seen[name]; twice {
+			errs = append(errs, fmt.Errorf("%s[%d]: expected each name once, found %q, which %s[%d] has", field, i, name, field, first))
 			continue
 		}
-		seen[from] = i
+		seen[name] = i
 	}
 	return errors.Join(errs...)
 }

@@ -71,9 +71,13 @@ func (s *server) addresses() []string {
 // zonal are the plugins that a block has for its zones alone.
 var zonal = []string{"cache", "forward", "hosts", "rewrite", "kubernetes", "autopath", "transfer"}
 
-// besides reads a line of a block that has a zone which is answered as another block
+// besides reads a line of a block, of whose zones some may be answered as another block
 // says.
 func (im *importer) besides(s *server, d directive) {
+	if s.beside == nil {
+		im.directive(s, d)
+		return
+	}
 	same := slices.ContainsFunc(s.beside.directives, func(o directive) bool { return o.text() == d.text() })
 	ofZones := slices.Contains(zonal, d.name)
 	if !ofZones || len(s.zones) > 0 {
@@ -89,6 +93,9 @@ func (s *server) names() string { return strings.Join(s.keys, " ") }
 
 // missing tells what the other block does that this one does not ask for.
 func (im *importer) missing(s *server) {
+	if s.beside == nil {
+		return
+	}
 	var more []string
 	for _, d := range s.beside.directives {
 		if slices.Contains(zonal, d.name) && len(s.find(d.name)) == 0 && !slices.Contains(more, d.name) {

@@ -189,8 +189,10 @@ func (im *importer) limitLives() {
 		if l.answer == 0 && slices.ContainsFunc(im.lives, func(o life) bool { return o.zone == l.zone && o.answer > 0 }) {
 			continue // another block for the zone has a cache
 		}
-		// Where a block has two caches the first counts.
-		if !slices.ContainsFunc(c.Zones, func(o string) bool { return strings.HasPrefix(o, l.zone+"=") }) {
+		// Where a block has two caches the first counts. No name that anybody has
+		// holds the character that ends it here.
+		name, _, _ := strings.Cut(l.zone, "=")
+		if !slices.ContainsFunc(c.Zones, func(o string) bool { return strings.HasPrefix(o, name+"=") }) {
 			c.Zones = append(c.Zones, fmt.Sprintf("%s=%v/%v", l.zone, l.answer, l.negative))
 		}
 	}

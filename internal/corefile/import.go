@@ -73,19 +73,10 @@ func (im *importer) run(blocks []block, zone string) error {
 		if s.port != 53 && !s.tls && len(s.find("bind")) == 0 {
 			im.lost(directive{name: s.names(), line: s.line}, "port %d: name addresses with it in dns.listen; every address answers for every zone", s.port)
 		}
-		if s.beside != nil {
-			for _, d := range s.directives {
-				im.besides(s, d)
-			}
-			im.missing(s)
-			if len(s.zones) > 0 {
-				im.uncached(s)
-			}
-			continue
-		}
 		for _, d := range s.directives {
-			im.directive(s, d)
+			im.besides(s, d)
 		}
+		im.missing(s)
 		im.uncached(s)
 		if zone == "" && slices.ContainsFunc(s.zones, isPlaceholder) {
 			im.lost(directive{name: s.names(), line: s.line}, "a placeholder: the cluster's zone is taken to be %s; name another with --zone", im.zone)

@@ -1,6 +1,6 @@
 // Package conntrack removes UDP flows from the kernel's connection tracking when they
-// go to endpoints that are gone. The kernel remembers a
-// translation for as long as packets come, whatever the rules say since.
+// go to endpoints that are gone. The kernel remembers a translation for as long as
+// packets come, whatever the rules say since.
 package conntrack
 
 import (

@@ -22,7 +22,7 @@ func TestConnections(t *testing.T) {
 	p := w.start(w.config())
 	p.signal(syscall.SIGKILL)
 	_ = p.Wait()
-	tcp := slices.DeleteFunc(w.targets(), func(x target) bool { return x.network != "tcp" })
+	tcp := w.over("tcp")
 	w.check(byRemote, tcp...)
 	still := func(conns []*dns.Conn, want string) {
 		t.Helper()
@@ -78,9 +78,7 @@ func TestConnections(t *testing.T) {
 func TestReusedPort(t *testing.T) {
 	w := newWorld(t)
 	w.kubeProxy("nftables")
-	tcp := slices.DeleteFunc(w.targets(), func(x target) bool {
-		return x.network != "tcp" || x.from != w.pod.Namespace
-	})
+	tcp := slices.DeleteFunc(w.over("tcp"), func(x target) bool { return x.from != w.pod.Namespace })
 	again := func(want string) {
 		t.Helper()
 		w.check(want, tcp...)
@@ -131,17 +129,11 @@ func TestDrain(t *testing.T) {
 	c := w.config()
 	c.Linger = true
 	first := w.start(c)
-	tcp := slices.DeleteFunc(w.targets(), func(x target) bool { return x.network != "tcp" })
+	tcp := w.over("tcp")
 	w.check(byNode, tcp...)
-	var conns []*dns.Conn
+	conns := w.dialAll(tcp)
 	ask := func(n int) (string, error) { return askOn(conns[n], tcp[n].to.Is6(), 10*time.Second) }
 	for n, x := range tcp {
-		c, err := x.dial()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		conns = append(conns, c)
 		if got, err := ask(n); got != byNode {
 			t.Fatalf("%v: answered by %q (%v)", x, got, err)
 		}
@@ -169,18 +161,8 @@ func TestKeptSocket(t *testing.T) {
 	w.kubeProxyTo("nftables", w.node2.IPv4(), w.node2.IPv6())
 	w.run("sysctl", "-qw", "net.netfilter.nf_conntrack_udp_timeout=600") // none ends by itself
 	// The flows to a ClusterIP are its proxy's to forget.
-	udp := slices.DeleteFunc(w.targets(), func(x target) bool {
-		return x.network != "udp" || x.to != link4 && x.to != link6
-	})
-	var conns []*dns.Conn
-	for _, x := range udp {
-		c, err := x.dial()
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = c.Close() })
-		conns = append(conns, c)
-	}
+	udp := slices.DeleteFunc(w.over("udp"), func(x target) bool { return x.to != link4 && x.to != link6 })
+	conns := w.dialAll(udp)
 	check := func(want string) {
 		t.Helper()
 		for n, x := range udp {

@@ -150,7 +150,7 @@ func (w *world) services() []target {
 func (w *world) deaths(t *testing.T, p *process) {
 	const patience = 50 * time.Millisecond
 	// Clients that keep their socket, and such that take one for each question.
-	udp := slices.DeleteFunc(w.targets(), func(x target) bool { return x.network != "udp" })
+	udp := w.over("udp")
 	loads := append(w.begin(true, patience, udp...), w.begin(false, patience, w.targets()...)...)
 	defer end(loads)
 	more(t, byNode, loads)

@@ -1,13 +1,12 @@
 package intercept
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-
-	"context"
 	"syscall"
 
 	"github.com/vishvananda/netlink"

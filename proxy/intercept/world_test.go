@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -159,6 +160,26 @@ func (w *world) targets() []target {
 		}
 	}
 	return out
+}
+
+// over returns the targets of a protocol.
+func (w *world) over(network string) []target {
+	return slices.DeleteFunc(w.targets(), func(x target) bool { return x.network != network })
+}
+
+// dialAll opens a connection to each target, for the test's time.
+func (w *world) dialAll(targets []target) []*dns.Conn {
+	w.t.Helper()
+	var conns []*dns.Conn
+	for _, x := range targets {
+		c, err := x.dial()
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.t.Cleanup(func() { _ = c.Close() })
+		conns = append(conns, c)
+	}
+	return conns
 }
 
 // dial opens a connection for questions.
